@@ -1,0 +1,1 @@
+"""The model side: what turns token ids into token ids. Never imports `gateway`."""

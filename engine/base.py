@@ -1,0 +1,233 @@
+"""The contract between the gateway and whatever generates tokens.
+
+An `Engine` renders prompts to exact token ids and generates token deltas. `vllm_engine.VLLMEngine`
+and `simulated.SimulatedEngine` implement it; one contract test suite runs against each.
+
+Exceptions (all below `EngineError`)::
+
+    EngineError
+    ├── EngineStartError        could not be loaded or warmed up
+    ├── EngineDeadError         the engine stopped and will not answer again
+    ├── EngineGenerateError     one request failed inside a living engine
+    └── InvalidPromptError      the prompt or an option can't be served; the caller's fault
+        └── ContextLengthError  prompt + requested completion exceed the model's context
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length", "abort"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class EngineError(Exception):
+    """Anything an engine raises on purpose."""
+
+
+class EngineStartError(EngineError):
+    """The engine could not be loaded or warmed up; the message says what to change."""
+
+
+class EngineDeadError(EngineError):
+    """The engine stopped and will not answer again in this process."""
+
+
+class EngineGenerateError(EngineError):
+    """One request failed inside an engine that is still alive."""
+
+
+class InvalidPromptError(EngineError):
+    """The prompt or a sampling option can't be served; the caller can correct it.
+
+    `param` names the offending request field in OpenAI terms, where it is known.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextLengthError(InvalidPromptError):
+    """The prompt, or the prompt plus the requested completion, exceeds the context length."""
+
+    def __init__(
+        self,
+        *,
+        max_model_len: int,
+        prompt_tokens: int,
+        requested_tokens: int = 0,
+        param: str | None = None,
+    ) -> None:
+        asked = f"{prompt_tokens} prompt tokens"
+        if requested_tokens:
+            asked += f" and {requested_tokens} completion tokens"
+        super().__init__(
+            f"This model's maximum context length is {max_model_len} tokens, but {asked} were "
+            "requested. Shorten the prompt or ask for a shorter completion.",
+            param,
+        )
+        self.max_model_len = max_model_len
+        self.prompt_tokens = prompt_tokens
+        self.requested_tokens = requested_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a conversation, already flattened to text."""
+
+    role: Role
+    content: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt. `len(token_ids)` is the exact `prompt_tokens` of the request."""
+
+    token_ids: Sequence[int]
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How to sample one completion; ranges are checked by whoever builds it.
+
+    `max_tokens` None means "as many as the context holds". `seed` None means unseeded.
+    `stop` strings are excluded from the text. `temperature` 0 is greedy.
+    """
+
+    n: int = 1
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: Mapping[int, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One prompt to complete `sampling.n` times. `request_id` is unique among live requests."""
+
+    request_id: str
+    prompt: Prompt
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """What one choice gained since its last delta.
+
+    `token_ids` counts towards `completion_tokens` even where `text` is empty (a token that ends
+    a stop string, or half of a character). `finish_reason` is set on a choice's last delta only.
+    `cached_tokens` is how many prompt tokens came from the prefix cache, the same in every delta.
+    """
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot. Counts of sequences; `kv_cache_usage` in 0..1; times in seconds.
+
+    `seconds_since_step` counts from the last step, or from when the engine last got work after
+    being idle; None before any work. Together with `running` it is the forward-progress signal:
+    running > 0 with a growing `seconds_since_step` is a stuck engine.
+    """
+
+    running: int
+    waiting: int
+    kv_cache_usage: float
+    prompt_tokens_total: int
+    generation_tokens_total: int
+    tokens_per_second: float
+    seconds_since_step: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is being served, fixed after start. Sizes in bytes, lengths in tokens."""
+
+    model: str
+    engine: str
+    version: str
+    architecture: str
+    dtype: str
+    quantization: str | None
+    device: str
+    max_model_len: int
+    vocab_size: int
+    max_num_seqs: int
+    kv_cache_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StartPhase:
+    """One timed part of a start (`load`, `warm-up 32x128`, …), in seconds."""
+
+    name: str
+    seconds: float
+
+
+class Engine(Protocol):
+    """A loaded model. Every method may be called concurrently from one event loop."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def start_phases(self) -> Sequence[StartPhase]:
+        """How long each part of the start took, in order."""
+        ...
+
+    async def render(self, source: Sequence[ChatMessage] | str | Sequence[int]) -> Prompt:
+        """Turn messages (chat template applied, generation prompt added), text, or token ids
+        into a prompt with exact token ids.
+
+        Raises InvalidPromptError: the template refuses the messages, there is no template, the
+        prompt is empty, or a token id is out of the vocabulary; ContextLengthError: no room for
+        one completion token.
+        """
+        ...
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str: ...
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+        """Yield deltas until every choice has finished.
+
+        Closing the generator, or cancelling the task that iterates it, aborts the request inside
+        the engine and frees its KV blocks. Raises InvalidPromptError, EngineGenerateError,
+        EngineDeadError.
+        """
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    async def check_health(self) -> None:
+        """Raises EngineDeadError where the engine can't serve any more."""
+        ...
+
+    async def drain(self) -> None:
+        """Return once no request is running or waiting. New requests are the caller's to stop."""
+        ...
+
+    async def close(self) -> None:
+        """Stop the engine and its processes. Idempotent."""
+        ...

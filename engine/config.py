@@ -1,0 +1,89 @@
+"""Engine settings: what to load, how to run it, how much memory it may take."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EMBEDDED_MODEL = "smollm2-135m-instruct"
+
+
+class Frozen(BaseModel):
+    """Base of every configuration section: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class ParallelConfig(Frozen):
+    """vLLM's own parallelism, passed through."""
+
+    tensor: int = Field(1, ge=1, description="GPUs one layer is split over")
+    pipeline: int = Field(1, ge=1, description="groups of layers on different GPUs")
+    data: int = Field(1, ge=1, description="whole copies of the model behind one engine")
+
+
+class SimulatedConfig(Frozen):
+    """Timing and faults of the simulated engine. Times in milliseconds."""
+
+    prefill_ms_per_token: float = Field(0.05, ge=0)
+    step_ms: float = Field(10.0, ge=0, description="one decode step, whatever runs in it")
+    text: str = Field(
+        "The quick brown fox jumps over the lazy dog.",
+        min_length=1,
+        description="the answer's text, repeated as long as tokens are asked for",
+    )
+    die_after_tokens: int | None = Field(
+        None, ge=0, description="the engine dies once it has produced this many tokens"
+    )
+    fail_every: int | None = Field(
+        None, ge=1, description="every so many-th request fails half-way through"
+    )
+    stall_after_tokens: int | None = Field(
+        None, ge=0, description="the engine stops stepping, but does not die, after so many tokens"
+    )
+
+
+class EngineConfig(Frozen):
+    """One model and how to run it. Fields left None take vLLM's own default."""
+
+    kind: Literal["vllm", "simulated"] = "vllm"
+    model: str = Field(
+        EMBEDDED_MODEL,
+        min_length=1,
+        description="the embedded model's name, a local directory, or a Hugging Face id",
+    )
+    revision: str | None = Field(None, description="Hugging Face branch, tag or commit")
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    quantization: str | None = Field(
+        None,
+        description="None reads it from the checkpoint; else awq, awq_marlin, gptq, gptq_marlin, "
+        "compressed-tensors, fp8, fp8_per_channel, int8_per_channel_weight_only, …",
+    )
+    kv_cache_dtype: str = "auto"
+    load_format: Literal["auto", "dummy"] = Field(
+        "auto", description="dummy: random weights of the checkpoint's shapes, for measuring"
+    )
+    tokenizer_mode: Literal["auto", "hf", "slow", "mistral"] = "auto"
+    max_model_len: int | None = Field(None, ge=16, description="tokens of prompt + completion")
+    max_num_seqs: int = Field(32, ge=1, description="sequences decoded together")
+    max_num_batched_tokens: int | None = Field(
+        None, ge=16, description="tokens of one step, decodes and chunks of prefills together"
+    )
+    block_size: int | None = Field(None, ge=1, description="tokens of one KV block")
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="size of the KV cache; on the CPU 1 GiB where unset"
+    )
+    compile: Literal["auto", "off"] = Field(
+        "auto", description="off: eager, no torch.compile and no CUDA graphs; starts fastest"
+    )
+    cpu_threads: int | None = Field(None, ge=1, description="OpenMP threads of a CPU engine")
+    executor: Literal["auto", "uni", "mp", "ray"] = Field(
+        "auto", description="auto: in the engine's own process where one device suffices"
+    )
+    warmup: bool = Field(True, description="run the sizes that will be served before readiness")
+    parallel: ParallelConfig = ParallelConfig()
+    simulated: SimulatedConfig = SimulatedConfig()

@@ -1,0 +1,65 @@
+"""The command line: `gateway …`, or `python -m gateway …`.
+
+Nothing heavy is imported before a command runs, so that help and completion are immediate.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gateway import __version__
+from gateway.commands.chat import chat
+from gateway.commands.check import check
+from gateway.commands.serve import serve
+
+app = typer.Typer(
+    name="gateway",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve)
+app.command()(chat)
+app.command()(check)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gateway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """An OpenAI-compatible gateway with vLLM inside.
+
+    [b]Examples[/b]
+
+      gateway serve                                    the embedded model on port 8000
+      gateway serve --model mistralai/Mistral-7B-Instruct-v0.3
+      gateway chat                                     talk to a model in the terminal
+      echo "What is 2+2?" | gateway chat               one answer, for scripts
+      gateway check configs/t4-mistral-7b-awq.yaml     what would run, and does it fit?
+    """
+
+
+def main() -> None:
+    """Entry point of the `gateway` console script."""
+    app(prog_name="gateway")
+
+
+if __name__ == "__main__":
+    main()

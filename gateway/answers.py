@@ -1,0 +1,196 @@
+"""The JSON of answers: whole, and as the chunks of a stream.
+
+A stream's fixed parts are encoded once; per delta only the text is. Source: the OpenAI API
+reference, "The chat completion chunk object" and "The completion object".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from engine.base import FinishReason, TokenDelta
+from gateway.pipeline import Usage
+
+_encode = msgspec.json.encode
+
+
+@dataclass(slots=True)
+class Choice:
+    """One finished choice of an answer that isn't streamed."""
+
+    index: int
+    finish_reason: FinishReason | None = None
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+
+class Answer(Protocol):
+    """Writes one call's answer in the format of its endpoint."""
+
+    def whole(self, choices: Iterable[Choice], usage: Usage) -> bytes:
+        """The JSON object of an answer that isn't streamed."""
+        ...
+
+    def chunks(self, delta: TokenDelta) -> list[bytes]:
+        """The JSON objects that tell a delta; none where it has nothing to tell yet."""
+        ...
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """The extra last chunk of `stream_options.include_usage`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What every chunk and answer of one call repeats."""
+
+    id: str
+    model: str
+    fingerprint: str
+    include_usage: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def fields(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+    def prefix(self, kind: str) -> bytes:
+        """The chunk up to the value of its `choices`."""
+        return _encode(self.fields(kind))[:-1] + b',"choices":'
+
+    def suffix(self) -> bytes:
+        """The end of a chunk that isn't the usage chunk."""
+        return b',"usage":null}' if self.include_usage else b"}"
+
+
+class ChatAnswer:
+    """`chat.completion` and `chat.completion.chunk`."""
+
+    def __init__(self, heading: Heading) -> None:
+        self._heading = heading
+        self._prefix = heading.prefix("chat.completion.chunk")
+        self._suffix = heading.suffix()
+        self._begun: set[int] = set()
+
+    def whole(self, choices: Iterable[Choice], usage: Usage) -> bytes:
+        return _encode(
+            self._heading.fields("chat.completion")
+            | {
+                "choices": [_chat_choice(choice) for choice in choices],
+                "usage": _usage(usage),
+            }
+        )
+
+    def chunks(self, delta: TokenDelta) -> list[bytes]:
+        found = []
+        if delta.index not in self._begun:
+            self._begun.add(delta.index)
+            opening = b'{"role":"assistant","content":"","refusal":null}'
+            found.append(self._chunk(delta.index, opening, b"null"))
+        if delta.text:
+            content = b'{"content":%b}' % _encode(delta.text)
+            found.append(self._chunk(delta.index, content, b"null"))
+        if delta.finish_reason is not None:
+            found.append(self._chunk(delta.index, b"{}", _encode(delta.finish_reason)))
+        return found
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return b'%b[],"usage":%b}' % (self._prefix, _encode(_usage(usage)))
+
+    def _chunk(self, index: int, delta: bytes, finish_reason: bytes) -> bytes:
+        return b'%b[{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}]%b' % (
+            self._prefix,
+            index,
+            delta,
+            finish_reason,
+            self._suffix,
+        )
+
+
+class TextAnswer:
+    """`text_completion`, whole and in chunks."""
+
+    def __init__(self, heading: Heading) -> None:
+        self._heading = heading
+        self._prefix = heading.prefix("text_completion")
+        self._suffix = heading.suffix()
+
+    def whole(self, choices: Iterable[Choice], usage: Usage) -> bytes:
+        return _encode(
+            self._heading.fields("text_completion")
+            | {
+                "choices": [_text_choice(choice) for choice in choices],
+                "usage": _usage(usage),
+            }
+        )
+
+    def chunks(self, delta: TokenDelta) -> list[bytes]:
+        if not delta.text and delta.finish_reason is None:
+            return []
+        return [
+            b'%b[{"text":%b,"index":%d,"logprobs":null,"finish_reason":%b}]%b'
+            % (
+                self._prefix,
+                _encode(delta.text),
+                delta.index,
+                _encode(delta.finish_reason),
+                self._suffix,
+            )
+        ]
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return b'%b[],"usage":%b}' % (self._prefix, _encode(_usage(usage)))
+
+
+def _chat_choice(choice: Choice) -> dict[str, Any]:
+    return {
+        "index": choice.index,
+        "message": {
+            "role": "assistant",
+            "content": choice.text,
+            "refusal": None,
+            "annotations": [],
+        },
+        "logprobs": None,
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def _text_choice(choice: Choice) -> dict[str, Any]:
+    return {
+        "text": choice.text,
+        "index": choice.index,
+        "logprobs": None,
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "audio_tokens": 0,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }

@@ -1,0 +1,121 @@
+"""The composition root: the only place that picks implementations and wires the rooms."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import Response
+
+import gateway
+from engine.base import Engine, EngineError, EngineStats, StartPhase
+from engine.config import EngineConfig
+from gateway.admission import Admission
+from gateway.api import chat, completions, models, ops, tokens
+from gateway.asgi import RequestContext
+from gateway.auth import Authenticator
+from gateway.cancellation import CallScopes
+from gateway.config import GatewayConfig
+from gateway.errors import APIError, InvalidRequestError, NotFoundError, as_api_error
+from gateway.lifecycle import Lifecycle
+from gateway.metrics import Metrics
+from gateway.pipeline import Pipeline
+from gateway.services import Services
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[StartPhase | str], None]
+
+
+async def start_engine(config: EngineConfig, report: Report | None = None) -> Engine:
+    """Load the configured engine. Raises EngineStartError, or models.ModelError where the model
+    can't be found."""
+    if config.kind == "simulated":
+        from engine.simulated import SimulatedEngine
+
+        return SimulatedEngine(config)
+    from engine import models as checkpoints
+    from engine import vllm_engine
+
+    resolved = await asyncio.to_thread(checkpoints.resolve, config.model, config.revision)
+    return await vllm_engine.start(config, str(resolved.path), report=report)
+
+
+def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -> FastAPI:
+    """The ASGI application, its engine still to be handed to `app.state.services.lifecycle`.
+
+    Raises ConfigError where a configured key can't be used.
+    """
+    metrics, lifecycle = Metrics(), Lifecycle(config.health)
+    admission = Admission(config.admission)
+    services = Services(
+        config=config,
+        lifecycle=lifecycle,
+        authenticator=Authenticator(config.auth, environ),
+        admission=admission,
+        pipeline=Pipeline(lifecycle, admission, metrics),
+        scopes=CallScopes(),
+        metrics=metrics,
+    )
+    metrics.requests_running.set_function(lambda: admission.inside)
+    metrics.watch_engine(lambda: _stats(lifecycle))
+    docs: dict[str, Any] = {} if config.server.docs else {"openapi_url": None}
+    app = FastAPI(
+        title="gateway",
+        version=gateway.__version__,
+        redirect_slashes=False,
+        redoc_url=None,
+        middleware=[Middleware(RequestContext, metrics=metrics)],
+        **docs,
+    )
+    app.state.services = services
+    for room in (chat, completions, models, tokens, ops):
+        app.include_router(room.router)
+    for kind in (APIError, EngineError, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_framework_error)
+    return app
+
+
+def _stats(lifecycle: Lifecycle) -> EngineStats | None:
+    engine = lifecycle.engine_or_none
+    return engine.stats() if engine is not None else None
+
+
+async def _answer_error(_request: Request, error: Exception) -> Response:
+    known = as_api_error(error)
+    if not isinstance(error, APIError) and known.status >= 500:
+        logger.error("request failed: %r", error)
+    return Response(
+        known.body(), known.status, headers=known.headers, media_type="application/json"
+    )
+
+
+async def _answer_framework_error(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router, as OpenAI errors."""
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.scope["path"][:256]
+    if error.status_code == 404:
+        return await _answer_error(
+            request,
+            NotFoundError(f"Invalid URL ({method} {path}).", code="unknown_url"),
+        )
+    if error.status_code == 405:
+        message = f"Not allowed to {method} on {path}."
+        code = "method_not_supported"
+    else:
+        message, code = str(error.detail), "bad_request"
+    return await _answer_error(
+        request,
+        InvalidRequestError(
+            message,
+            status=error.status_code,
+            code=code,
+            headers=dict(error.headers or {}),
+        ),
+    )

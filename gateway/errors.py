@@ -1,0 +1,144 @@
+"""Every error a client can see, and the one map to OpenAI error bodies and HTTP statuses.
+
+::
+
+    APIError                    carries status, type, code, param, message, headers
+    ├── InvalidRequestError     400, or the given 4xx
+    ├── AuthenticationError     401
+    ├── NotFoundError           404
+    ├── OverloadedError         429: there is capacity, but it is contended
+    └── UnavailableError        503: no serving capacity (loading, draining, dead)
+
+`as_api_error` turns engine errors and anything unforeseen into one of these.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import msgspec
+
+from engine.base import (
+    ContextLengthError,
+    EngineDeadError,
+    EngineError,
+    InvalidPromptError,
+)
+
+RETRY_AFTER_CAP_S = 60.0
+
+
+class APIError(Exception):
+    """An answer that is an OpenAI error object."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status or self.status
+        self.code = code or self.code
+        self.param = param
+        self.headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        """The error object of the OpenAI API, as JSON."""
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return msgspec.json.encode({"error": error})
+
+
+class InvalidRequestError(APIError):
+    """The request can't be served as sent; the message says what was expected."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = None
+
+
+class AuthenticationError(APIError):
+    """No key, or not one of ours."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
+class NotFoundError(APIError):
+    """No such route, model or object."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class OverloadedError(APIError):
+    """429: try again after `retry_after_s`."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, headers=retry_headers(retry_after_s))
+
+
+class UnavailableError(APIError):
+    """503: nothing here can serve now; try again after `retry_after_s`."""
+
+    status = 503
+    type = "server_error"
+    code = "service_unavailable"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: float) -> None:
+        super().__init__(message, code=code, headers=retry_headers(retry_after_s))
+
+
+def retry_headers(seconds: float) -> dict[str, str]:
+    """`retry-after` (whole seconds) and `retry-after-ms`, jittered up by at most a quarter so
+    that refused clients don't return together, at most 60 s."""
+    jittered = min(seconds * random.uniform(1.0, 1.25), RETRY_AFTER_CAP_S)
+    return {
+        "retry-after": str(max(1, round(jittered))),
+        "retry-after-ms": str(max(1, round(jittered * 1000))),
+    }
+
+
+def as_api_error(error: Exception) -> APIError:
+    """The one table from what went wrong to what the client is told.
+
+    The text of unforeseen errors stays in the log: it may hold what a client must not see.
+    """
+    if isinstance(error, APIError):
+        return error
+    if isinstance(error, ContextLengthError):
+        return InvalidRequestError(str(error), code="context_length_exceeded", param=error.param)
+    if isinstance(error, InvalidPromptError):
+        return InvalidRequestError(str(error), code="invalid_value", param=error.param)
+    if isinstance(error, EngineDeadError):
+        return UnavailableError(
+            "The model's engine has stopped; the server needs a restart.",
+            code="engine_dead",
+            retry_after_s=30.0,
+        )
+    if isinstance(error, EngineError):
+        return APIError("The engine failed while generating.", code="engine_error")
+    return APIError("The server had an error while answering your request.")

@@ -1,0 +1,117 @@
+"""Logging: one line per event on stderr, `key=value` after the message, no secrets, no bodies.
+
+    2026-01-31T12:00:00.123Z info gateway.server: listening url=http://127.0.0.1:8000
+
+Facts go into `extra`, so that they can be searched for: `log.info("listening", extra={"url": …})`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from typing import Final, TextIO
+
+_OURS: Final = ("gateway", "engine")
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+    "vllm_process_name",
+}
+_SECRET_NAMES: Final = re.compile(
+    r"authorization|api_?key|(?:^|_)token$|secret|password|pepper", re.IGNORECASE
+)
+_SECRETS: Final = (
+    re.compile(r"(?i)(\bbearer\s+)\S{8,}"),
+    re.compile(r"\b(sk-|hf_)[A-Za-z0-9_\-]{8,}"),
+    re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"),
+)
+
+
+class LineFormatter(logging.Formatter):
+    """A record as one line: UTC time, level, logger, message, then `extra` as `key=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        facts = [
+            f"{name}={'***' if _SECRET_NAMES.search(name) else _quoted(value)}"
+            for name, value in vars(record).items()
+            if name not in _STANDARD
+        ]
+        if record.exc_info and record.exc_info[0] is not None:
+            facts.append(
+                f"exception={_quoted(''.join(traceback.format_exception(*record.exc_info)))}"
+            )
+        head = f"{when}.{int(record.msecs):03d}Z {record.levelname.lower()} {record.name}:"
+        return redacted(" ".join([head, _one_line(record.getMessage()), *facts]))
+
+
+class _StderrLines(logging.StreamHandler[TextIO]):
+    """Ours, to be told from other people's handlers when logging is configured again.
+
+    Looks `sys.stderr` up for every record: whoever replaces it also gets the logs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(LineFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def configure(level: str) -> None:
+    """Send our own records from `level` up, and everybody else's warnings, to stderr.
+
+    With `debug` the libraries speak too. May be called again with another level. vLLM reads its
+    level from the environment, here and in the processes it starts, so it must not be imported
+    before this; variables already set by the user stay.
+    """
+    root = logging.getLogger()
+    for present in root.handlers[:]:
+        if isinstance(present, _StderrLines):
+            root.removeHandler(present)
+    root.addHandler(_StderrLines())
+    debug = level == "debug"
+    others = logging.INFO if debug else max(logging.WARNING, logging.getLevelName(level.upper()))
+    root.setLevel(others)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level.upper())
+    _quieten_uvicorn(others)
+    logging.captureWarnings(True)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "DEBUG" if debug else "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+
+
+def redacted(text: str) -> str:
+    """`text` with bearer tokens, keys and passwords in URLs made unreadable."""
+    for pattern in _SECRETS:
+        text = pattern.sub(r"\1***", text)
+    return text
+
+
+def _quieten_uvicorn(level: int) -> None:
+    """Its errors come out as our lines; its access log, one line a request, never does."""
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger("uvicorn").setLevel(level)
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+def _one_line(text: str) -> str:
+    return text.strip().replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _quoted(value: object) -> str:
+    """A bare word where that is unambiguous, else a JSON string."""
+    text = str(value)
+    return text if re.fullmatch(r"[^\s\"=]+", text) else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,108 @@
+"""What `/metrics` shows: our own series in a registry of their own, then vLLM's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from engine.base import EngineStats
+
+_SECONDS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0,
+)  # fmt: skip
+
+
+class Metrics:
+    """The gateway's series. Labels never hold anything a client chose freely."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.http_requests = Counter(
+            "gateway_http_requests", "Answers by route and status", ["route", "status"],
+            registry=registry,
+        )  # fmt: skip
+        self.requests_running = Gauge(
+            "gateway_requests_running", "Requests that hold a permit", registry=registry
+        )
+        self.request_success = Counter(
+            "gateway_request_success", "Finished choices by finish reason", ["finished_reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.request_aborted = Counter(
+            "gateway_request_aborted", "Requests that ended early, by cause", ["cause"],
+            registry=registry,
+        )  # fmt: skip
+        self.prompt_tokens = Counter(
+            "gateway_prompt_tokens",
+            "Prompt tokens of started requests",
+            registry=registry,
+        )
+        self.cached_tokens = Counter(
+            "gateway_cached_tokens",
+            "Prompt tokens found in the prefix cache",
+            registry=registry,
+        )
+        self.generation_tokens = Counter(
+            "gateway_generation_tokens", "Tokens generated, also those of requests that ended "
+            "early", registry=registry,
+        )  # fmt: skip
+        self.time_to_first_token = _histogram(
+            registry,
+            "gateway_time_to_first_token_seconds",
+            "Request received to first token",
+        )
+        self.time_per_output_token = _histogram(
+            registry, "gateway_request_time_per_output_token_seconds",
+            "Mean time of a request's tokens after its first",
+        )  # fmt: skip
+        self.e2e_latency = _histogram(
+            registry,
+            "gateway_e2e_request_latency_seconds",
+            "Request received to last token",
+        )
+
+    def watch_engine(self, stats: Callable[[], EngineStats | None]) -> None:
+        """Add gauges that read the engine when they are scraped."""
+        self.registry.register(_EngineGauges(stats))
+
+    def exposition(self) -> bytes:
+        """Prometheus text of our registry and of the process-wide one, which holds vLLM's."""
+        return generate_latest(self.registry) + generate_latest(REGISTRY)
+
+
+def _histogram(registry: CollectorRegistry, name: str, help_text: str) -> Histogram:
+    return Histogram(name, help_text, buckets=_SECONDS, registry=registry)
+
+
+class _EngineGauges(Collector):
+    def __init__(self, stats: Callable[[], EngineStats | None]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        if stats is None:
+            return
+        for name, help_text, value in (
+            (
+                "gateway_engine_sequences_running",
+                "Sequences in the running batch",
+                stats.running,
+            ),
+            ("gateway_engine_sequences_waiting", "Sequences waiting", stats.waiting),
+            (
+                "gateway_kv_cache_usage_perc",
+                "KV cache in use, 0..1",
+                stats.kv_cache_usage,
+            ),
+            (
+                "gateway_engine_tokens_per_second",
+                "Recent generation",
+                stats.tokens_per_second,
+            ),
+        ):
+            yield GaugeMetricFamily(name, help_text, value=float(value))

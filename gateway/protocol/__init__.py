@@ -1,0 +1,1 @@
+"""OpenAI wire models, one file per endpoint family. Requests are allow-lists."""

@@ -1,0 +1,179 @@
+"""From a request's bytes to a wire model, or to the OpenAI error that says what was expected."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from gateway.errors import InvalidRequestError
+
+
+class WireModel(BaseModel):
+    """Base of request bodies: strict types, unknown fields refused, numbers finite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+# An OpenAI field this server knows but doesn't serve: null, the API's word for absent, is fine.
+Unsupported: TypeAlias = None
+
+Wire = TypeVar("Wire", bound=WireModel)
+
+_JSON_TYPES = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+
+_EXPECTED_TYPE = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a decimal",
+    "bool_type": "a boolean",
+    "list_type": "an array",
+    "tuple_type": "an array",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+
+_BOUNDS = {
+    "greater_than_equal": ("below", "min", ">=", "ge"),
+    "greater_than": ("below", "min", ">", "gt"),
+    "less_than_equal": ("above", "max", "<=", "le"),
+    "less_than": ("above", "max", "<", "lt"),
+}
+
+_LENGTHS = {
+    "too_short": ("array", "below", "min", "at least", "min_length"),
+    "too_long": ("array", "above", "max", "at most", "max_length"),
+    "string_too_short": ("string", "below", "min", "at least", "min_length"),
+    "string_too_long": ("string", "above", "max", "at most", "max_length"),
+}
+
+
+def parse(model: type[Wire], body: bytes) -> Wire:
+    """Validate a JSON body. Raises InvalidRequestError (400) for the first thing wrong."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    raise _explain(_most_telling(details)) from None
+
+
+def _most_telling(details: list[ErrorDetails]) -> ErrorDetails:
+    """A union reports one error per branch; the one that got furthest is about what was meant."""
+    first = details[0]["loc"][:1]
+    same_field = [item for item in details if item["loc"][:1] == first]
+    return max(same_field, key=_progress)
+
+
+def _progress(item: ErrorDetails) -> tuple[int, bool]:
+    return len(item["loc"]), item["type"] not in _EXPECTED_TYPE
+
+
+def _explain(item: ErrorDetails) -> InvalidRequestError:
+    kind, value, ctx = item["type"], item["input"], item.get("ctx", {})
+    if kind == "json_invalid":
+        return InvalidRequestError(
+            "We could not parse the JSON body of your request: "
+            f"{ctx.get('error', 'invalid JSON')}.",
+            code="invalid_json",
+        )
+    param = _path(item["loc"])
+    if not param:
+        return _problem("invalid_type", None, "The request body must be a JSON object.")
+    if kind == "extra_forbidden":
+        return _problem("unknown_parameter", param, f"Unknown parameter: '{param}'.")
+    if kind == "none_required":
+        return _problem(
+            "unsupported_parameter",
+            param,
+            f"Unsupported parameter: '{param}' is not supported by this server.",
+        )
+    if kind == "missing":
+        return _problem(
+            "missing_required_parameter",
+            param,
+            f"Missing required parameter: '{param}'.",
+        )
+    if kind in _EXPECTED_TYPE:
+        got = _JSON_TYPES.get(type(value), "something else")
+        return _problem(
+            "invalid_type",
+            param,
+            f"Invalid type for '{param}': expected {_EXPECTED_TYPE[kind]}, but got {got} instead.",
+        )
+    if kind in _BOUNDS:
+        return _out_of_bounds(kind, param, value, ctx)
+    if kind in _LENGTHS:
+        return _wrong_length(kind, param, ctx)
+    if kind == "literal_error":
+        return _problem(
+            "invalid_value",
+            param,
+            f"Invalid value for '{param}': {_shown(value)}. "
+            f"Supported values are: {ctx.get('expected')}.",
+        )
+    if kind == "value_error":
+        return _problem("invalid_value", param, f"Invalid '{param}': {ctx.get('error')}.")
+    return _problem("invalid_value", param, f"Invalid '{param}': {item['msg']}.")
+
+
+def _out_of_bounds(kind: str, param: str, value: Any, ctx: dict[str, Any]) -> InvalidRequestError:
+    side, bound, sign, key = _BOUNDS[kind]
+    noun = "integer" if isinstance(value, int) else "decimal"
+    return _problem(
+        f"{noun}_{side}_{bound}_value",
+        param,
+        f"Invalid '{param}': {noun} {side} {bound}imum value. "
+        f"Expected a value {sign} {ctx[key]}, but got {_shown(value)} instead.",
+    )
+
+
+def _wrong_length(kind: str, param: str, ctx: dict[str, Any]) -> InvalidRequestError:
+    noun, side, bound, words, key = _LENGTHS[kind]
+    if noun == "array" and ctx[key] == 1 and side == "below":
+        return _problem(
+            "empty_array",
+            param,
+            f"Invalid '{param}': empty array. Expected an array with at least 1 element.",
+        )
+    return _problem(
+        f"{noun}_{side}_{bound}_length",
+        param,
+        f"Invalid '{param}': expected {words} {ctx[key]} "
+        f"{'elements' if noun == 'array' else 'characters'}.",
+    )
+
+
+def _problem(code: str, param: str | None, message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, code=code, param=param)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 64 else text[:61] + "..."
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    """`('messages', 0, 'content', 'str')` → `messages[0].content`: union branches left out."""
+    path = ""
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif path and (not part.isidentifier() or part in _BRANCHES or part[0].isupper()):
+            continue
+        else:
+            path += f".{part}" if path else part
+    return path
+
+
+_BRANCHES = {"str", "int", "float", "bool", "list"}

@@ -1,0 +1,206 @@
+"""Running the application: loading behind an open socket, signals, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
+
+import psutil
+import uvicorn
+import uvloop
+
+from engine.base import Engine, EngineError, StartPhase
+from engine.config import EngineConfig
+from engine.models import ModelError
+from gateway.app import Report, build_app, start_engine
+from gateway.config import ConfigError, GatewayConfig, ServerConfig
+from gateway.connection import bounded_protocol
+from gateway.services import Services
+
+logger = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_KILLED = 0, 1, 130
+_INTERRUPTED_S = 5.0
+_CLOSE_CONNECTIONS_S = 5
+
+StartEngine = Callable[[EngineConfig, Report | None], Awaitable[Engine]]
+
+
+def serve(config: GatewayConfig) -> int:
+    """Serve until a signal or a fatal failure; returns the process's exit code.
+
+    0 after SIGTERM or SIGINT, 1 where the engine can't start or the address can't be bound. A
+    second signal kills the engine and the process at once, with exit code 130.
+    """
+    try:
+        serving = Serving(config)
+    except (ConfigError, OSError) as error:
+        logger.error("%s", error)
+        return EXIT_FAILED
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serving.run())
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with its signals left to us: it would stop listening before the drain is over."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Serving:
+    """One run of the server, from bound socket to closed engine.
+
+    The socket is bound when this is made; OSError says the address can't be had.
+    """
+
+    def __init__(self, config: GatewayConfig, start: StartEngine = start_engine) -> None:
+        self._config = config
+        self._start = start
+        self._app = build_app(config)
+        self.services: Services = self._app.state.services
+        self._stop = asyncio.Event()
+        self._loaded = asyncio.Event()
+        self._exit_code = EXIT_OK
+        self._socket = _bind(config.server)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, also where the configuration says 0."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    async def ready(self) -> None:
+        """Return once the engine is loaded; never where it can't be."""
+        await self._loaded.wait()
+
+    def stop(self) -> None:
+        """Begin to drain, then end."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Serve until `stop`; returns the exit code."""
+        server = _Server(self._uvicorn_config())
+        with self._signals():
+            accepting = asyncio.create_task(server.serve([self._socket]))
+            loading = asyncio.create_task(self._load())
+            await self._stop.wait()
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            await self._drain()
+            server.should_exit = True
+            await accepting
+            engine = self.services.lifecycle.engine_or_none
+            if engine is not None:
+                await engine.close()
+        logger.info("stopped")
+        return self._exit_code
+
+    async def _load(self) -> None:
+        address = f"http://{self._config.server.host}:{self.port}"
+        logger.info("listening on %s, loading %s", address, self._config.engine.model)
+        try:
+            engine = await self._start(self._config.engine, _report)
+        except (EngineError, ModelError) as error:
+            logger.error("the engine could not start: %s", error)
+            self._exit_code = EXIT_FAILED
+            self._stop.set()
+        except Exception:
+            logger.exception("the engine could not start")
+            self._exit_code = EXIT_FAILED
+            self._stop.set()
+        else:
+            self.services.lifecycle.loaded(engine)
+            self._loaded.set()
+            logger.info("ready: %s at %s/v1", self._config.public_name, address)
+
+    async def _drain(self) -> None:
+        """Take nothing new; let what runs finish within the grace period, then interrupt it."""
+        self.services.lifecycle.begin_drain()
+        admission, grace = self.services.admission, self._config.server.drain_grace_s
+        logger.info("draining %d requests, at most %g s", admission.inside, grace)
+        try:
+            await asyncio.wait_for(admission.idle(), grace)
+        except TimeoutError:
+            logger.warning("grace period over: interrupting %d requests", admission.inside)
+            self.services.scopes.interrupt_all()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(admission.idle(), _INTERRUPTED_S)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """First SIGTERM or SIGINT: drain. Second: stop at once, whatever the loop is doing."""
+        loop = asyncio.get_running_loop()
+        seen = 0
+
+        def received(_signum: int, _frame: FrameType | None) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > 1:
+                _kill_everything()
+            loop.call_soon_threadsafe(self._stop.set)
+
+        try:
+            before = {s: signal.signal(s, received) for s in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not the main thread: whoever runs us there calls stop()
+            yield
+            return
+        try:
+            yield
+        finally:
+            for signum, previous in before.items():
+                signal.signal(signum, previous)
+
+    def _uvicorn_config(self) -> uvicorn.Config:
+        limits = self._config.server
+        return uvicorn.Config(
+            self._app,
+            http=bounded_protocol(limits),
+            ws="none",
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=round(limits.keep_alive_s),
+            timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
+        )
+
+
+def _bind(config: ServerConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+        listener.listen(2048)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"server.host, server.port: can't listen on {config.host}:{config.port}: "
+            f"{error.strerror or error}; is another server running there?"
+        ) from error
+    return listener
+
+
+def _report(progress: StartPhase | str) -> None:
+    if isinstance(progress, StartPhase):
+        logger.info("%s took %.1f s", progress.name, progress.seconds)
+    else:
+        logger.info("%s", progress)
+
+
+def _kill_everything() -> None:
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    os._exit(EXIT_KILLED)

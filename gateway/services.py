@@ -1,0 +1,120 @@
+"""What the routers share, built once by `app.build_app` and found in `app.state`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import msgspec
+from fastapi import Depends, Request
+
+from engine.base import EngineInfo
+from gateway.admission import Admission
+from gateway.auth import Authenticator, Principal
+from gateway.cancellation import CallScopes
+from gateway.config import GatewayConfig
+from gateway.errors import InvalidRequestError, NotFoundError
+from gateway.lifecycle import Lifecycle
+from gateway.metrics import Metrics
+from gateway.pipeline import Pipeline
+from gateway.protocol.parse import Wire, parse
+
+
+@dataclass(frozen=True)
+class Services:
+    """The rooms of one running gateway."""
+
+    config: GatewayConfig
+    lifecycle: Lifecycle
+    authenticator: Authenticator
+    admission: Admission
+    pipeline: Pipeline
+    scopes: CallScopes
+    metrics: Metrics
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    def require_model(self, name: str) -> None:
+        """Raises NotFoundError (404) where `name` isn't what this server serves."""
+        if name != self.config.public_name:
+            raise NotFoundError(
+                f"The model `{name[:128]}` does not exist or you do not have access to it. "
+                f"This server has `{self.config.public_name}`.",
+                code="model_not_found",
+                param="model",
+            )
+
+
+def services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+
+
+def principal(request: Request, room: ServicesDep) -> Principal:
+    """Raises AuthenticationError (401)."""
+    who = room.authenticator.authenticate(request.headers.get("authorization"))
+    request.scope["state"]["principal"] = who.name
+    return who
+
+
+PrincipalDep = Annotated[Principal, Depends(principal)]
+
+
+async def read_body(request: Request, config: GatewayConfig) -> bytes:
+    """The body, within its size and time. Raises InvalidRequestError (408, 413, 415)."""
+    limit = config.server.max_body_bytes
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise InvalidRequestError(
+            "Unsupported content type: send the body as 'Content-Type: application/json'.",
+            status=415,
+            code="unsupported_content_type",
+        )
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(config.server.body_timeout_s):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise InvalidRequestError(
+            f"The request body did not arrive within {config.server.body_timeout_s:g} s.",
+            status=408,
+            code="request_timeout",
+            headers={"connection": "close", "x-should-retry": "false"},
+        ) from None
+    return bytes(body)
+
+
+def _too_large(limit: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"The request body is larger than the {limit} bytes this server accepts.",
+        status=413,
+        code="request_too_large",
+        headers={"connection": "close"},
+    )
+
+
+async def read_json(request: Request, room: Services, model: type[Wire]) -> Wire:
+    """Read and validate a JSON body. Raises InvalidRequestError."""
+    return parse(model, await read_body(request, room.config))
+
+
+def new_id(prefix: str) -> str:
+    """An unguessable id, `chatcmpl-…` style."""
+    return f"{prefix}-{secrets.token_hex(16)}"
+
+
+def fingerprint(info: EngineInfo) -> str:
+    """`system_fingerprint`: changes when what answers changes, so that `seed` can be judged."""
+    return "fp_" + hashlib.sha256(msgspec.json.encode(info)).hexdigest()[:12]
