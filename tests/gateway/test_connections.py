@@ -1,0 +1,88 @@
+"""Connections that misbehave below HTTP's semantics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.gateway.conftest import LiveGateway, StartGateway
+
+
+async def exchange(gateway: LiveGateway, sent: bytes) -> tuple[int, dict[str, object]]:
+    """Send raw bytes, read until the server closes; returns status and JSON body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(sent)
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 5000 + b"\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 5000,
+        b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 1000 + b"\r\n",
+    ],
+    ids=["one header", "an unfinished header", "url", "many headers"],
+)
+async def test_headers_over_the_limit_are_a_431(start_gateway: StartGateway, sent: bytes):
+    gateway = await start_gateway(**{"server.max_header_bytes": 2048})
+    status, answer = await exchange(gateway, sent)
+    assert status == 431
+    assert answer["error"]["code"] == "headers_too_large"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET / HTTP/1.1\r\nhost: x\r\n"])
+async def test_headers_that_never_end_are_a_408(start_gateway: StartGateway, sent: bytes):
+    gateway = await start_gateway(**{"server.header_timeout_s": 0.05})
+    status, answer = await exchange(gateway, sent)
+    assert status == 408
+    assert answer["error"]["code"] == "request_timeout"  # type: ignore[index]
+
+
+async def test_a_body_that_never_ends_is_a_408(start_gateway: StartGateway):
+    gateway = await start_gateway(**{"server.body_timeout_s": 0.05})
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    status, answer = await exchange(gateway, head + b"content-length: 100\r\n\r\n{")
+    assert status == 408
+    assert answer["error"]["code"] == "request_timeout"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "sent", [b"nonsense\r\n\r\n", b"GET http:// HTTP/9\r\n\r\n", b"\x16\x03\x01"]
+)
+async def test_what_is_no_http_is_a_400_with_an_error_object(gateway: LiveGateway, sent: bytes):
+    status, answer = await exchange(gateway, sent)
+    assert status == 400
+    assert answer["error"]["code"] == "invalid_http"  # type: ignore[index]
+
+
+async def test_connections_over_the_limit_are_refused_and_the_others_served(
+    start_gateway: StartGateway,
+):
+    gateway = await start_gateway(**{"server.max_connections": 2})
+    held = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
+    status, answer = await exchange(gateway, b"")
+    assert status == 503
+    assert answer["error"]["type"] == "server_error"  # type: ignore[index]
+    reader, writer = held[0]
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    for _, each in held:
+        each.close()
+
+
+async def test_a_kept_alive_connection_serves_many_requests(gateway: LiveGateway):
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    for _ in range(3):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        await reader.readexactly(len(b'{"status":"alive"}'))
+    writer.close()

@@ -1,0 +1,130 @@
+"""Health, readiness, metrics, overload, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from engine.base import EngineStartError
+from tests.gateway.conftest import LiveGateway, StartGateway
+from tests.gateway.test_hangups import LONG, request_bytes, running
+
+
+async def status_of(gateway: LiveGateway, path: str) -> tuple[int, Any]:
+    async with gateway.http.get(gateway.url + path) as answer:
+        return answer.status, await answer.json()
+
+
+async def test_while_loading_it_is_alive_but_not_ready_and_answers_503(
+    start_gateway: StartGateway,
+):
+    loading = asyncio.Event()
+
+    async def never(_config: Any, _report: Any) -> Any:
+        await loading.wait()
+
+    gateway = await start_gateway(wait_ready=False, start=never)
+    assert await status_of(gateway, "/healthz") == (200, {"status": "alive"})
+    assert await status_of(gateway, "/readyz") == (503, {"status": "loading"})
+    status, answer = await gateway.chat()
+    assert status == 503
+    assert answer["error"]["code"] == "model_loading"
+
+
+async def test_an_engine_that_cannot_start_ends_the_program_with_exit_code_1(
+    start_gateway: StartGateway,
+):
+    async def fail(_config: Any, _report: Any) -> Any:
+        raise EngineStartError("no such device")
+
+    gateway = await start_gateway(wait_ready=False, start=fail)
+    assert await gateway.task == 1
+
+
+async def test_ready_means_ready(gateway: LiveGateway):
+    assert await status_of(gateway, "/readyz") == (200, {"status": "ready"})
+
+
+async def test_an_engine_that_makes_no_progress_is_not_ready(start_gateway: StartGateway):
+    gateway = await start_gateway(
+        **{"engine.simulated.stall_after_tokens": 3, "health.stall_s": 0.05}
+    )
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes(LONG))
+    await running(gateway, 1)
+    async with asyncio.timeout(5):
+        while (await status_of(gateway, "/readyz"))[1]["status"] != "stalled":
+            await asyncio.sleep(0.02)
+    assert (await status_of(gateway, "/healthz"))[0] == 200
+    writer.transport.abort()
+    await gateway.services.admission.idle()
+
+
+async def test_every_answer_has_an_id_of_ours_and_its_time(gateway: LiveGateway):
+    headers = {"x-request-id": "chosen-by-the-client"}
+    async with gateway.http.get(gateway.url + "/v1/models", headers=headers) as answer:
+        assert answer.headers["x-request-id"].startswith("req_")
+        assert int(answer.headers["openai-processing-ms"]) >= 0
+
+
+async def test_metrics_count_requests_tokens_and_times(gateway: LiveGateway):
+    await gateway.chat(max_tokens=5, ignore_eos=True)
+    await gateway.chat(max_tokens=0)
+    async with gateway.http.get(gateway.url + "/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    assert "gateway_generation_tokens_total 5.0" in lines
+    assert 'gateway_request_success_total{finished_reason="length"} 1.0' in lines
+    assert "gateway_time_to_first_token_seconds_count 1.0" in lines
+    assert "gateway_requests_running 0.0" in lines
+    assert 'gateway_http_requests_total{route="/v1/chat/completions",status="400"} 1.0' in lines
+
+
+async def test_over_the_limit_is_a_429_with_retry_after(start_gateway: StartGateway):
+    gateway = await start_gateway(**{"admission.max_requests": 1, "engine.simulated.step_ms": 50})
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes(LONG))
+    await running(gateway, 1)
+    body = json.dumps(LONG).encode()
+    headers = {"content-type": "application/json"}
+    async with gateway.http.post(
+        gateway.url + "/v1/chat/completions", data=body, headers=headers
+    ) as answer:
+        assert answer.status == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert int(answer.headers["retry-after-ms"]) >= 1000
+        assert (await answer.json())["error"]["type"] == "rate_limit_error"
+    writer.transport.abort()
+    await gateway.idle()
+
+
+async def test_a_drain_refuses_new_work_and_lets_streams_finish(start_gateway: StartGateway):
+    gateway = await start_gateway(**{"engine.simulated.step_ms": 20})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes({**LONG, "stream": True, "max_tokens": 20}))
+    await reader.readuntil(b"data: ")
+    gateway.serving.stop()
+    async with asyncio.timeout(5):
+        while (await status_of(gateway, "/readyz"))[1]["status"] != "draining":
+            await asyncio.sleep(0.005)
+    status, answer = await gateway.chat()
+    assert status == 503
+    assert answer["error"]["code"] == "server_draining"
+    assert (await reader.read()).rstrip().endswith(b"data: [DONE]\n\n\r\n0")
+    assert await gateway.task == 0
+    writer.close()
+
+
+async def test_when_the_grace_period_is_over_streams_end_with_an_error_event(
+    start_gateway: StartGateway,
+):
+    gateway = await start_gateway(**{"engine.simulated.step_ms": 50, "server.drain_grace_s": 0.05})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes({**LONG, "stream": True}))
+    await reader.readuntil(b"data: ")
+    gateway.serving.stop()
+    rest = await reader.read()
+    assert b'"code":"server_draining"' in rest
+    assert b"[DONE]" not in rest
+    assert await gateway.task == 0
+    writer.close()

@@ -1,0 +1,191 @@
+"""The program as its users run it: `python -m gateway serve` with the embedded model."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+
+from engine.config import EMBEDDED_MODEL
+from tests.gateway.test_hangups import request_bytes
+from tests.support.ports import free_port
+
+START_S = 240
+
+
+class RealServer:
+    """The server's process, and where it listens."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self.port = free_port()
+        self.log = log
+        with log.open("wb") as output:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "serve", "--port", str(self.port), *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def ready(self) -> None:
+        async with aiohttp.ClientSession() as http, asyncio.timeout(START_S):
+            while True:
+                assert self.child.poll() is None, self.log.read_text()
+                try:
+                    async with http.get(self.url + "/readyz") as answer:
+                        if answer.status == 200:
+                            return
+                except aiohttp.ClientConnectionError:
+                    pass
+                await asyncio.sleep(0.2)
+
+    def kill(self) -> None:
+        for child in [*psutil.Process(self.child.pid).children(recursive=True)]:
+            child.kill()
+        self.child.kill()
+        self.child.wait()
+
+
+EAGER = ("--set", "engine.compile=off", "--set", "engine.max_model_len=1024")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """One server with the embedded model for every test here."""
+    found = RealServer(tmp_path_factory.mktemp("server") / "log", *EAGER)
+    try:
+        asyncio.run(found.ready())
+        yield found
+        found.child.send_signal(signal.SIGTERM)
+        assert found.child.wait(60) == 0
+    finally:
+        if found.child.poll() is None:
+            found.kill()
+
+
+@pytest.fixture
+def client(server: RealServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as sdk:
+        yield sdk
+
+
+def ask(client: OpenAI, question: str, **fields: Any) -> str:
+    answer = client.chat.completions.create(
+        model=EMBEDDED_MODEL,
+        messages=[{"role": "user", "content": question}],
+        temperature=0,
+        max_tokens=40,
+        **fields,
+    )
+    return answer.choices[0].message.content or ""
+
+
+def test_it_knows_the_capital_of_japan_and_two_plus_two(client: OpenAI):
+    assert "Tokyo" in ask(client, "What is the capital of Japan?")
+    assert "4" in ask(client, "What is 2+2?")
+
+
+def test_a_stream_adds_up_to_the_whole_answer(client: OpenAI):
+    question = "What is the capital of Japan?"
+    whole = ask(client, question)
+    text, usage = "", None
+    for chunk in client.chat.completions.create(
+        model=EMBEDDED_MODEL,
+        messages=[{"role": "user", "content": question}],
+        temperature=0,
+        max_tokens=40,
+        stream=True,
+        stream_options={"include_usage": True},
+    ):
+        usage = chunk.usage or usage
+        text += "".join(choice.delta.content or "" for choice in chunk.choices)
+    assert text == whole
+    assert usage is not None
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+
+def test_completions_and_models_work_in_the_sdk(client: OpenAI):
+    answer = client.completions.create(
+        model=EMBEDDED_MODEL, prompt="The capital of Japan is", temperature=0, max_tokens=5
+    )
+    assert "Tokyo" in answer.choices[0].text
+    assert [model.id for model in client.models.list()] == [EMBEDDED_MODEL]
+
+
+def test_stop_seed_n_and_logit_bias_reach_the_engine(client: OpenAI):
+    def sample(**fields: Any) -> list[str]:
+        answer = client.chat.completions.create(
+            model=EMBEDDED_MODEL,
+            messages=[{"role": "user", "content": "Tell me a story."}],
+            max_tokens=12,
+            **fields,
+        )
+        return [choice.message.content or "" for choice in answer.choices]
+
+    assert sample(seed=7, n=3) == sample(seed=7, n=3)
+    assert len(set(sample(seed=7, n=3))) > 1
+    (greedy,) = sample(temperature=0)
+    word = greedy.split()[1]
+    assert sample(temperature=0, stop=word) == [greedy[: greedy.index(word)]]
+    (forced,) = sample(temperature=0, logit_bias={"28": 100})
+    assert len(set(forced)) == 1
+    assert forced != greedy
+
+
+def test_wrong_models_and_long_prompts_are_openai_errors(client: OpenAI):
+    with pytest.raises(NotFoundError) as missing:
+        client.chat.completions.create(model="gpt-x", messages=[{"role": "user", "content": "a"}])
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(BadRequestError) as long:
+        ask(client, "many words " * 1000)
+    assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
+
+
+async def test_200_hang_ups_mid_stream_leave_nothing_in_the_real_engine(server: RealServer):
+    body = {
+        "model": EMBEDDED_MODEL,
+        "messages": [{"role": "user", "content": "Count to a thousand."}],
+        "max_tokens": 900,
+        "ignore_eos": True,
+        "stream": True,
+    }
+
+    async def hang_up() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request_bytes(body))
+        await reader.readuntil(b"data: ")
+        writer.transport.abort()
+
+    async with asyncio.timeout(120):
+        await asyncio.gather(*(hang_up() for _ in range(200)))
+    async with aiohttp.ClientSession() as http, asyncio.timeout(5):
+        while await running(http, server):
+            await asyncio.sleep(0.05)
+
+
+async def running(http: aiohttp.ClientSession, server: RealServer) -> float:
+    """Sequences the engine has, running or waiting, and requests the gateway has."""
+    async with http.get(server.url + "/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    names = ("gateway_requests_running ", "gateway_engine_sequences_")
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
+
+
+async def test_metrics_show_vllms_own_series_beside_ours(server: RealServer, client: OpenAI):
+    ask(client, "What is 2+2?")
+    async with aiohttp.ClientSession() as http, http.get(server.url + "/metrics") as answer:
+        text = await answer.text()
+    assert "vllm:generation_tokens_total" in text
+    assert "gateway_generation_tokens_total" in text
