@@ -33,8 +33,7 @@ Report = Callable[[StartPhase | str], None]
 
 
 async def start_engine(config: EngineConfig, report: Report | None = None) -> Engine:
-    """Load the configured engine. Raises EngineStartError, or models.ModelError where the model
-    can't be found."""
+    """Load the configured engine. Raises EngineStartError, also where there is no such model."""
     if config.kind == "simulated":
         from engine.simulated import SimulatedEngine
 
@@ -42,7 +41,10 @@ async def start_engine(config: EngineConfig, report: Report | None = None) -> En
     from engine import models as checkpoints
     from engine import vllm_engine
 
-    resolved = await asyncio.to_thread(checkpoints.resolve, config.model, config.revision)
+    weights = config.load_format != "dummy"
+    resolved = await asyncio.to_thread(
+        checkpoints.resolve, config.model, config.revision, weights=weights
+    )
     return await vllm_engine.start(config, str(resolved.path), report=report)
 
 

@@ -17,7 +17,6 @@ import uvloop
 
 from engine.base import Engine, EngineError, StartPhase
 from engine.config import EngineConfig
-from engine.models import ModelError
 from gateway.app import Report, build_app, start_engine
 from gateway.config import ConfigError, GatewayConfig, ServerConfig
 from gateway.connection import bounded_protocol
@@ -108,7 +107,7 @@ class Serving:
         logger.info("listening on %s, loading %s", address, self._config.engine.model)
         try:
             engine = await self._start(self._config.engine, _report)
-        except (EngineError, ModelError) as error:
+        except EngineError as error:
             logger.error("the engine could not start: %s", error)
             self._exit_code = EXIT_FAILED
             self._stop.set()
