@@ -1,0 +1,54 @@
+# Everything a person types. `make` alone lists it.
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+DEVICE ?= auto
+ARGS   ?=
+SETUP  := sh scripts/setup.sh --device $(DEVICE)
+
+# Without compiled files every start of the engine compiles all of its imports again.
+unexport PYTHONDONTWRITEBYTECODE
+MAKEFLAGS += --no-print-directory
+
+.DEFAULT_GOAL := help
+.PHONY: help serve bench test lint fmt lock setup setup-dev clean distclean
+
+help: ## list the targets
+	@echo "make TARGET [DEVICE=auto|cpu|cuda] [ARGS='more arguments']"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+serve: setup ## install what is missing, then serve on 127.0.0.1:8000
+	@exec $(PY) -m gateway serve $(ARGS)
+
+bench: setup ## measure a running server: ARGS='--concurrency 32'
+	@exec $(PY) -m bench.throughput $(ARGS)
+
+test: lint ## lint, type-check and test; ARGS go to pytest
+	@$(PY) -m pytest $(ARGS)
+
+lint: setup-dev ## ruff, mypy and the import rules
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+
+fmt: setup-dev ## format and fix what can be fixed
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+lock: setup ## rewrite requirements/*.lock: ARGS=--upgrade takes the newest versions
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/uv.lock
+	@$(PY) -m scripts.lock $(ARGS)
+
+setup: ## make .venv ready to serve
+	@$(SETUP)
+
+setup-dev:
+	@$(SETUP) --dev
+
+clean: ## remove caches and build output
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## the same, and .venv
+	@rm -rf $(VENV)
