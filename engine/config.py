@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 
@@ -44,6 +44,11 @@ class SimulatedConfig(Frozen):
     )
 
 
+def _yaml_switch(value: object) -> object:
+    """An unquoted `off` is the boolean false in YAML."""
+    return {False: "off", True: "auto"}.get(value, value) if isinstance(value, bool) else value
+
+
 class EngineConfig(Frozen):
     """One model and how to run it. Fields left None take vLLM's own default."""
 
@@ -77,7 +82,7 @@ class EngineConfig(Frozen):
     kv_cache_gib: float | None = Field(
         None, gt=0, description="size of the KV cache; on the CPU 1 GiB where unset"
     )
-    compile: Literal["auto", "off"] = Field(
+    compile: Annotated[Literal["auto", "off"], BeforeValidator(_yaml_switch)] = Field(
         "auto", description="off: eager, no torch.compile and no CUDA graphs; starts fastest"
     )
     cpu_threads: int | None = Field(None, ge=1, description="OpenMP threads of a CPU engine")

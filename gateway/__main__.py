@@ -48,11 +48,11 @@ def root(
 
     [b]Examples[/b]
 
-      gateway serve                                    the embedded model on port 8000
-      gateway serve --model mistralai/Mistral-7B-Instruct-v0.3
-      gateway chat                                     talk to a model in the terminal
-      echo "What is 2+2?" | gateway chat               one answer, for scripts
-      gateway check configs/t4-mistral-7b-awq.yaml     what would run, and does it fit?
+      gateway serve                            the embedded model, port 8000
+      gateway serve --config mistral-7b-awq    another one, on a GPU
+      gateway chat                             talk to a model in the terminal
+      echo "What is 2+2?" | gateway chat       one answer, for scripts
+      gateway check t4-mistral-7b-awq          what would run; does it fit?
     """
 
 

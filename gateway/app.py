@@ -100,7 +100,8 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:
     """404 and 405 of the router, as OpenAI errors."""
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):
+        return await _answer_error(request, error)
     method, path = request.method, request.scope["path"][:256]
     if error.status_code == 404:
         return await _answer_error(

@@ -49,7 +49,7 @@ class LineFormatter(logging.Formatter):
                 f"exception={_quoted(''.join(traceback.format_exception(*record.exc_info)))}"
             )
         head = f"{when}.{int(record.msecs):03d}Z {record.levelname.lower()} {record.name}:"
-        return redacted(" ".join([head, _one_line(record.getMessage()), *facts]))
+        return _one_line(redacted(" ".join([head, record.getMessage().strip(), *facts])))
 
 
 class _StderrLines(logging.StreamHandler[TextIO]):
@@ -70,9 +70,8 @@ class _StderrLines(logging.StreamHandler[TextIO]):
 def configure(level: str) -> None:
     """Send our own records from `level` up, and everybody else's warnings, to stderr.
 
-    With `debug` the libraries speak too. May be called again with another level. vLLM reads its
-    level from the environment, here and in the processes it starts, so it must not be imported
-    before this; variables already set by the user stay.
+    With `debug` the libraries speak too; vLLM reads that from the environment when it is
+    imported, here and in the processes it starts. May be called again with another level.
     """
     root = logging.getLogger()
     for present in root.handlers[:]:
@@ -86,8 +85,8 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(level.upper())
     _quieten_uvicorn(others)
     logging.captureWarnings(True)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "DEBUG" if debug else "WARNING")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    if debug:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "DEBUG")
 
 
 def redacted(text: str) -> str:
@@ -108,7 +107,12 @@ def _quieten_uvicorn(level: int) -> None:
 
 
 def _one_line(text: str) -> str:
-    return text.strip().replace("\r", "\\r").replace("\n", "\\n")
+    """`text` with line breaks and terminal controls spelled out: a log line can't be forged."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _quoted(value: object) -> str:

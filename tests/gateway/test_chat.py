@@ -13,7 +13,9 @@ from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
 QUESTION: list[Any] = [{"role": "user", "content": "Hi"}]
 
 
-async def events(gateway: LiveGateway, body: dict[str, Any], path: str = "/v1/chat/completions"):
+async def events(
+    gateway: LiveGateway, body: dict[str, Any], path: str = "/v1/chat/completions"
+) -> list[str]:
     """The `data:` payloads of a stream, as text."""
     async with gateway.http.post(gateway.url + path, json={**body, "stream": True}) as answer:
         assert answer.status == 200, await answer.text()
@@ -23,7 +25,7 @@ async def events(gateway: LiveGateway, body: dict[str, Any], path: str = "/v1/ch
     return [event.removeprefix("data: ") for event in text.strip().split("\n\n")]
 
 
-async def test_an_answer_has_the_shape_and_counts_of_the_openai_api(gateway: LiveGateway):
+async def test_an_answer_has_the_shape_and_counts_of_the_openai_api(gateway: LiveGateway) -> None:
     status, answer = await gateway.chat(max_tokens=5, ignore_eos=True)
     assert status == 200
     assert answer["object"] == "chat.completion"
@@ -40,7 +42,7 @@ async def test_an_answer_has_the_shape_and_counts_of_the_openai_api(gateway: Liv
     assert usage["total_tokens"] == counted + 5
 
 
-async def test_a_stream_says_what_the_whole_answer_says(gateway: LiveGateway):
+async def test_a_stream_says_what_the_whole_answer_says(gateway: LiveGateway) -> None:
     body = {"model": MODEL, "messages": QUESTION, "max_tokens": 12, "ignore_eos": True}
     _, whole = await gateway.post("/v1/chat/completions", body)
     *chunks, done = await events(gateway, body)
@@ -57,7 +59,9 @@ async def test_a_stream_says_what_the_whole_answer_says(gateway: LiveGateway):
     assert text == whole["choices"][0]["message"]["content"]
 
 
-async def test_include_usage_adds_one_last_chunk_and_null_to_the_others(gateway: LiveGateway):
+async def test_include_usage_adds_one_last_chunk_and_null_to_the_others(
+    gateway: LiveGateway,
+) -> None:
     body = {
         "model": MODEL,
         "messages": QUESTION,
@@ -65,14 +69,15 @@ async def test_include_usage_adds_one_last_chunk_and_null_to_the_others(gateway:
         "ignore_eos": True,
         "stream_options": {"include_usage": True},
     }
-    *chunks, _ = [json.loads(e) for e in (await events(gateway, body))[:-1]] + [None]
-    *others, last = chunks
+    *others, last = [json.loads(event) for event in (await events(gateway, body))[:-1]]
     assert all(chunk["usage"] is None for chunk in others)
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] == 7
 
 
-async def test_n_choices_come_each_with_its_index_and_are_counted_together(gateway: LiveGateway):
+async def test_n_choices_come_each_with_its_index_and_are_counted_together(
+    gateway: LiveGateway,
+) -> None:
     _, answer = await gateway.chat(n=3, max_tokens=4, ignore_eos=True)
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
     assert answer["usage"]["completion_tokens"] == 12
@@ -85,14 +90,14 @@ async def test_n_choices_come_each_with_its_index_and_are_counted_together(gatew
     assert sorted(choice["index"] for choice in finished) == [0, 1, 2]
 
 
-async def test_a_stop_string_ends_the_answer_and_is_left_out(start_gateway: StartGateway):
+async def test_a_stop_string_ends_the_answer_and_is_left_out(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(**{"engine.simulated.text": "one two three four"})
     _, answer = await gateway.chat(stop=["three"])
     assert answer["choices"][0]["message"]["content"] == "one two "
     assert answer["choices"][0]["finish_reason"] == "stop"
 
 
-async def test_the_openai_sdk_chats_and_streams(gateway: LiveGateway):
+async def test_the_openai_sdk_chats_and_streams(gateway: LiveGateway) -> None:
     answer = await gateway.openai.chat.completions.create(
         model=MODEL, messages=QUESTION, max_completion_tokens=6
     )
@@ -111,7 +116,7 @@ async def test_the_openai_sdk_chats_and_streams(gateway: LiveGateway):
     assert usage == answer.usage
 
 
-async def test_an_answer_of_ours_can_be_sent_back_as_history(gateway: LiveGateway):
+async def test_an_answer_of_ours_can_be_sent_back_as_history(gateway: LiveGateway) -> None:
     first = await gateway.openai.chat.completions.create(
         model=MODEL, messages=QUESTION, max_tokens=4
     )
@@ -125,7 +130,7 @@ async def test_an_answer_of_ours_can_be_sent_back_as_history(gateway: LiveGatewa
     assert second.usage.prompt_tokens > first.usage.prompt_tokens
 
 
-async def test_sdk_errors_are_the_ones_openai_raises(gateway: LiveGateway):
+async def test_sdk_errors_are_the_ones_openai_raises(gateway: LiveGateway) -> None:
     with pytest.raises(NotFoundError) as missing:
         await gateway.openai.chat.completions.create(model="nope", messages=QUESTION)
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
@@ -136,7 +141,9 @@ async def test_sdk_errors_are_the_ones_openai_raises(gateway: LiveGateway):
     assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
 
 
-async def test_a_prompt_that_fits_but_leaves_too_little_room_is_refused(gateway: LiveGateway):
+async def test_a_prompt_that_fits_but_leaves_too_little_room_is_refused(
+    gateway: LiveGateway,
+) -> None:
     status, answer = await gateway.chat(max_tokens=512)
     assert status == 400
     assert answer["error"]["code"] == "context_length_exceeded"
@@ -145,7 +152,7 @@ async def test_a_prompt_that_fits_but_leaves_too_little_room_is_refused(gateway:
 
 async def test_an_engine_failure_mid_stream_is_an_error_event_without_done(
     start_gateway: StartGateway,
-):
+) -> None:
     gateway = await start_gateway(**{"engine.simulated.fail_every": 1})
     body = {"model": MODEL, "messages": QUESTION, "max_tokens": 20, "ignore_eos": True}
     got = await events(gateway, body)
@@ -158,7 +165,7 @@ async def test_an_engine_failure_mid_stream_is_an_error_event_without_done(
 
 async def test_an_engine_failure_before_the_answer_is_a_500_with_an_error_object(
     start_gateway: StartGateway,
-):
+) -> None:
     gateway = await start_gateway(**{"engine.simulated.fail_every": 1})
     status, answer = await gateway.chat(max_tokens=20, ignore_eos=True)
     assert status == 500
@@ -167,7 +174,7 @@ async def test_an_engine_failure_before_the_answer_is_a_500_with_an_error_object
 
 async def test_a_dead_engine_answers_503_and_is_neither_alive_nor_ready(
     start_gateway: StartGateway,
-):
+) -> None:
     gateway = await start_gateway(**{"engine.simulated.die_after_tokens": 5})
     with pytest.raises(APIStatusError) as dead:
         await gateway.openai.chat.completions.create(

@@ -15,13 +15,13 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_nothing_given_is_a_whole_configuration():
+def test_nothing_given_is_a_whole_configuration() -> None:
     config = load_config(environ={})
     assert config.server.port == 8000
     assert config.public_name == config.engine.model
 
 
-def test_overrides_win_over_the_environment_and_that_over_the_file(tmp_path: Path):
+def test_overrides_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, "server: {port: 1, host: 127.0.0.2}\nmodel_name: m")
     environ = {"GATEWAY_SERVER__PORT": "2", "GATEWAY_MODEL_NAME": "n", "PATH": "/bin"}
     config = load_config(path, {"server.port": 3, "model_name": None}, environ)
@@ -44,7 +44,7 @@ def test_overrides_win_over_the_environment_and_that_over_the_file(tmp_path: Pat
 )
 def test_an_error_names_the_file_the_key_and_what_was_expected(
     tmp_path: Path, text: str, said: str
-):
+) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigError) as error:
         load_config(path, environ={})
@@ -52,6 +52,6 @@ def test_an_error_names_the_file_the_key_and_what_was_expected(
     assert said in str(error.value)
 
 
-def test_a_missing_file_says_so(tmp_path: Path):
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read: No such file"):
         load_config(tmp_path / "none.yaml")

@@ -31,7 +31,7 @@ async def exchange(gateway: LiveGateway, sent: bytes) -> tuple[int, dict[str, ob
     ],
     ids=["one header", "an unfinished header", "url", "many headers"],
 )
-async def test_headers_over_the_limit_are_a_431(start_gateway: StartGateway, sent: bytes):
+async def test_headers_over_the_limit_are_a_431(start_gateway: StartGateway, sent: bytes) -> None:
     gateway = await start_gateway(**{"server.max_header_bytes": 2048})
     status, answer = await exchange(gateway, sent)
     assert status == 431
@@ -39,14 +39,14 @@ async def test_headers_over_the_limit_are_a_431(start_gateway: StartGateway, sen
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET / HTTP/1.1\r\nhost: x\r\n"])
-async def test_headers_that_never_end_are_a_408(start_gateway: StartGateway, sent: bytes):
+async def test_headers_that_never_end_are_a_408(start_gateway: StartGateway, sent: bytes) -> None:
     gateway = await start_gateway(**{"server.header_timeout_s": 0.05})
     status, answer = await exchange(gateway, sent)
     assert status == 408
     assert answer["error"]["code"] == "request_timeout"  # type: ignore[index]
 
 
-async def test_a_body_that_never_ends_is_a_408(start_gateway: StartGateway):
+async def test_a_body_that_never_ends_is_a_408(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(**{"server.body_timeout_s": 0.05})
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     status, answer = await exchange(gateway, head + b"content-length: 100\r\n\r\n{")
@@ -57,7 +57,9 @@ async def test_a_body_that_never_ends_is_a_408(start_gateway: StartGateway):
 @pytest.mark.parametrize(
     "sent", [b"nonsense\r\n\r\n", b"GET http:// HTTP/9\r\n\r\n", b"\x16\x03\x01"]
 )
-async def test_what_is_no_http_is_a_400_with_an_error_object(gateway: LiveGateway, sent: bytes):
+async def test_what_is_no_http_is_a_400_with_an_error_object(
+    gateway: LiveGateway, sent: bytes
+) -> None:
     status, answer = await exchange(gateway, sent)
     assert status == 400
     assert answer["error"]["code"] == "invalid_http"  # type: ignore[index]
@@ -65,7 +67,7 @@ async def test_what_is_no_http_is_a_400_with_an_error_object(gateway: LiveGatewa
 
 async def test_connections_over_the_limit_are_refused_and_the_others_served(
     start_gateway: StartGateway,
-):
+) -> None:
     gateway = await start_gateway(**{"server.max_connections": 2})
     held = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
     status, answer = await exchange(gateway, b"")
@@ -78,7 +80,7 @@ async def test_connections_over_the_limit_are_refused_and_the_others_served(
         each.close()
 
 
-async def test_a_kept_alive_connection_serves_many_requests(gateway: LiveGateway):
+async def test_a_kept_alive_connection_serves_many_requests(gateway: LiveGateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     for _ in range(3):
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")

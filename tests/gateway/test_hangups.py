@@ -38,7 +38,9 @@ async def slow_gateway(start_gateway: StartGateway) -> LiveGateway:
     )
 
 
-async def test_200_hang_ups_mid_stream_leave_no_request_and_no_task(slow_gateway: LiveGateway):
+async def test_200_hang_ups_mid_stream_leave_no_request_and_no_task(
+    slow_gateway: LiveGateway,
+) -> None:
     before = asyncio.all_tasks()
     await asyncio.gather(*(hang_up_mid_stream(slow_gateway) for _ in range(200)))
     async with asyncio.timeout(1):
@@ -55,7 +57,9 @@ async def settled(before: set[asyncio.Task[object]]) -> None:
             await asyncio.wait(left, timeout=0.1)
 
 
-async def test_a_hang_up_while_waiting_for_a_whole_answer_aborts_it(slow_gateway: LiveGateway):
+async def test_a_hang_up_while_waiting_for_a_whole_answer_aborts_it(
+    slow_gateway: LiveGateway,
+) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", slow_gateway.port)
     writer.write(request_bytes(LONG))
     await running(slow_gateway, 1)
@@ -70,7 +74,7 @@ async def running(gateway: LiveGateway, count: int) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_hang_up_before_the_first_token_aborts_it(start_gateway: StartGateway):
+async def test_a_hang_up_before_the_first_token_aborts_it(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(**{"engine.simulated.prefill_ms_per_token": 10_000})
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(request_bytes({**LONG, "stream": True}))
@@ -82,7 +86,9 @@ async def test_a_hang_up_before_the_first_token_aborts_it(start_gateway: StartGa
         await gateway.idle()
 
 
-async def test_a_hang_up_of_many_choices_and_prompts_aborts_them_all(slow_gateway: LiveGateway):
+async def test_a_hang_up_of_many_choices_and_prompts_aborts_them_all(
+    slow_gateway: LiveGateway,
+) -> None:
     body = {"model": MODEL, "prompt": ["a", "b", "c"], "n": 4, "max_tokens": 400,
             "ignore_eos": True, "stream": True}  # fmt: skip
     reader, writer = await asyncio.open_connection("127.0.0.1", slow_gateway.port)
@@ -94,7 +100,7 @@ async def test_a_hang_up_of_many_choices_and_prompts_aborts_them_all(slow_gatewa
     assert slow_gateway.engine.stats().running == 0
 
 
-async def test_tokens_of_a_call_that_ended_early_are_counted(slow_gateway: LiveGateway):
+async def test_tokens_of_a_call_that_ended_early_are_counted(slow_gateway: LiveGateway) -> None:
     await hang_up_mid_stream(slow_gateway)
     await slow_gateway.idle()
     async with slow_gateway.http.get(slow_gateway.url + "/metrics") as answer:
@@ -106,7 +112,7 @@ async def test_tokens_of_a_call_that_ended_early_are_counted(slow_gateway: LiveG
 
 async def test_a_reader_that_stalls_is_cut_off_and_stops_only_its_own_stream(
     start_gateway: StartGateway,
-):
+) -> None:
     gateway = await start_gateway(
         **{
             "engine.simulated.step_ms": 0.01,

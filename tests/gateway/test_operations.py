@@ -18,7 +18,7 @@ async def status_of(gateway: LiveGateway, path: str) -> tuple[int, Any]:
 
 async def test_while_loading_it_is_alive_but_not_ready_and_answers_503(
     start_gateway: StartGateway,
-):
+) -> None:
     loading = asyncio.Event()
 
     async def never(_config: Any, _report: Any) -> Any:
@@ -34,7 +34,7 @@ async def test_while_loading_it_is_alive_but_not_ready_and_answers_503(
 
 async def test_an_engine_that_cannot_start_ends_the_program_with_exit_code_1(
     start_gateway: StartGateway,
-):
+) -> None:
     async def fail(_config: Any, _report: Any) -> Any:
         raise EngineStartError("no such device")
 
@@ -42,11 +42,11 @@ async def test_an_engine_that_cannot_start_ends_the_program_with_exit_code_1(
     assert await gateway.task == 1
 
 
-async def test_ready_means_ready(gateway: LiveGateway):
+async def test_ready_means_ready(gateway: LiveGateway) -> None:
     assert await status_of(gateway, "/readyz") == (200, {"status": "ready"})
 
 
-async def test_an_engine_that_makes_no_progress_is_not_ready(start_gateway: StartGateway):
+async def test_an_engine_that_makes_no_progress_is_not_ready(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(
         **{"engine.simulated.stall_after_tokens": 3, "health.stall_s": 0.05}
     )
@@ -61,14 +61,14 @@ async def test_an_engine_that_makes_no_progress_is_not_ready(start_gateway: Star
     await gateway.services.admission.idle()
 
 
-async def test_every_answer_has_an_id_of_ours_and_its_time(gateway: LiveGateway):
+async def test_every_answer_has_an_id_of_ours_and_its_time(gateway: LiveGateway) -> None:
     headers = {"x-request-id": "chosen-by-the-client"}
     async with gateway.http.get(gateway.url + "/v1/models", headers=headers) as answer:
         assert answer.headers["x-request-id"].startswith("req_")
         assert int(answer.headers["openai-processing-ms"]) >= 0
 
 
-async def test_metrics_count_requests_tokens_and_times(gateway: LiveGateway):
+async def test_metrics_count_requests_tokens_and_times(gateway: LiveGateway) -> None:
     await gateway.chat(max_tokens=5, ignore_eos=True)
     await gateway.chat(max_tokens=0)
     async with gateway.http.get(gateway.url + "/metrics") as answer:
@@ -80,7 +80,7 @@ async def test_metrics_count_requests_tokens_and_times(gateway: LiveGateway):
     assert 'gateway_http_requests_total{route="/v1/chat/completions",status="400"} 1.0' in lines
 
 
-async def test_over_the_limit_is_a_429_with_retry_after(start_gateway: StartGateway):
+async def test_over_the_limit_is_a_429_with_retry_after(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(**{"admission.max_requests": 1, "engine.simulated.step_ms": 50})
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(request_bytes(LONG))
@@ -98,7 +98,9 @@ async def test_over_the_limit_is_a_429_with_retry_after(start_gateway: StartGate
     await gateway.idle()
 
 
-async def test_a_drain_refuses_new_work_and_lets_streams_finish(start_gateway: StartGateway):
+async def test_a_drain_refuses_new_work_and_lets_streams_finish(
+    start_gateway: StartGateway,
+) -> None:
     gateway = await start_gateway(**{"engine.simulated.step_ms": 20})
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(request_bytes({**LONG, "stream": True, "max_tokens": 20}))
@@ -117,7 +119,7 @@ async def test_a_drain_refuses_new_work_and_lets_streams_finish(start_gateway: S
 
 async def test_when_the_grace_period_is_over_streams_end_with_an_error_event(
     start_gateway: StartGateway,
-):
+) -> None:
     gateway = await start_gateway(**{"engine.simulated.step_ms": 50, "server.drain_grace_s": 0.05})
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(request_bytes({**LONG, "stream": True}))

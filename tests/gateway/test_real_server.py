@@ -92,12 +92,12 @@ def ask(client: OpenAI, question: str, **fields: Any) -> str:
     return answer.choices[0].message.content or ""
 
 
-def test_it_knows_the_capital_of_japan_and_two_plus_two(client: OpenAI):
+def test_it_knows_the_capital_of_japan_and_two_plus_two(client: OpenAI) -> None:
     assert "Tokyo" in ask(client, "What is the capital of Japan?")
     assert "4" in ask(client, "What is 2+2?")
 
 
-def test_a_stream_adds_up_to_the_whole_answer(client: OpenAI):
+def test_a_stream_adds_up_to_the_whole_answer(client: OpenAI) -> None:
     question = "What is the capital of Japan?"
     whole = ask(client, question)
     text, usage = "", None
@@ -116,7 +116,7 @@ def test_a_stream_adds_up_to_the_whole_answer(client: OpenAI):
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
 
-def test_completions_and_models_work_in_the_sdk(client: OpenAI):
+def test_completions_and_models_work_in_the_sdk(client: OpenAI) -> None:
     answer = client.completions.create(
         model=EMBEDDED_MODEL, prompt="The capital of Japan is", temperature=0, max_tokens=5
     )
@@ -124,7 +124,7 @@ def test_completions_and_models_work_in_the_sdk(client: OpenAI):
     assert [model.id for model in client.models.list()] == [EMBEDDED_MODEL]
 
 
-def test_stop_seed_n_and_logit_bias_reach_the_engine(client: OpenAI):
+def test_stop_seed_n_and_logit_bias_reach_the_engine(client: OpenAI) -> None:
     def sample(**fields: Any) -> list[str]:
         answer = client.chat.completions.create(
             model=EMBEDDED_MODEL,
@@ -144,7 +144,7 @@ def test_stop_seed_n_and_logit_bias_reach_the_engine(client: OpenAI):
     assert forced != greedy
 
 
-def test_wrong_models_and_long_prompts_are_openai_errors(client: OpenAI):
+def test_wrong_models_and_long_prompts_are_openai_errors(client: OpenAI) -> None:
     with pytest.raises(NotFoundError) as missing:
         client.chat.completions.create(model="gpt-x", messages=[{"role": "user", "content": "a"}])
     assert missing.value.code == "model_not_found"
@@ -153,7 +153,7 @@ def test_wrong_models_and_long_prompts_are_openai_errors(client: OpenAI):
     assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
 
 
-async def test_200_hang_ups_mid_stream_leave_nothing_in_the_real_engine(server: RealServer):
+async def test_200_hang_ups_mid_stream_leave_nothing_in_the_real_engine(server: RealServer) -> None:
     body = {
         "model": EMBEDDED_MODEL,
         "messages": [{"role": "user", "content": "Count to a thousand."}],
@@ -183,7 +183,9 @@ async def running(http: aiohttp.ClientSession, server: RealServer) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
 
 
-async def test_metrics_show_vllms_own_series_beside_ours(server: RealServer, client: OpenAI):
+async def test_metrics_show_vllms_own_series_beside_ours(
+    server: RealServer, client: OpenAI
+) -> None:
     ask(client, "What is 2+2?")
     async with aiohttp.ClientSession() as http, http.get(server.url + "/metrics") as answer:
         text = await answer.text()

@@ -66,7 +66,7 @@ async def start_program() -> AsyncIterator[StartProgram]:
         await child.communicate()
 
 
-async def test_sigterm_lets_a_stream_finish_and_exits_0(start_program: StartProgram):
+async def test_sigterm_lets_a_stream_finish_and_exits_0(start_program: StartProgram) -> None:
     program = await start_program()
     reader, writer = await program.stream(max_tokens=30)
     program.child.send_signal(signal.SIGTERM)
@@ -75,13 +75,13 @@ async def test_sigterm_lets_a_stream_finish_and_exits_0(start_program: StartProg
     writer.close()
 
 
-async def test_sigint_drains_too(start_program: StartProgram):
+async def test_sigint_drains_too(start_program: StartProgram) -> None:
     program = await start_program()
     program.child.send_signal(signal.SIGINT)
     assert await program.ended() == 0
 
 
-async def test_a_second_sigterm_stops_at_once(start_program: StartProgram):
+async def test_a_second_sigterm_stops_at_once(start_program: StartProgram) -> None:
     program = await start_program()
     reader, writer = await program.stream(max_tokens=4000)
     program.child.send_signal(signal.SIGTERM)
@@ -99,7 +99,7 @@ async def test_a_second_sigterm_stops_at_once(start_program: StartProgram):
     writer.close()
 
 
-async def test_after_kill_9_it_starts_again_on_the_same_port(start_program: StartProgram):
+async def test_after_kill_9_it_starts_again_on_the_same_port(start_program: StartProgram) -> None:
     program = await start_program()
     _, writer = await program.stream(max_tokens=4000)
     program.child.kill()
@@ -111,7 +111,7 @@ async def test_after_kill_9_it_starts_again_on_the_same_port(start_program: Star
     second.close()
 
 
-async def test_a_port_in_use_is_exit_code_1_and_says_which_key(start_program: StartProgram):
+async def test_a_port_in_use_is_exit_code_1_and_says_which_key(start_program: StartProgram) -> None:
     program = await start_program()
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway", "serve", "--port", str(program.port),
