@@ -1,0 +1,166 @@
+"""`python -m bench.throughput`: how many tokens a second an OpenAI-compatible server gives."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench.cli import (
+    EXIT_CODES,
+    Exit,
+    add_key_option,
+    add_load_options,
+    event_loop_name,
+    positive,
+    run,
+    settings_from,
+)
+from bench.client import Target, new_session
+from bench.errors import BenchError
+from bench.facts import client_facts, read_server
+from bench.measure import Measurement, Settings, check_fits, measure
+from bench.progress import LiveProgress, live_progress
+from bench.report import any_failed, print_report, to_record, write_json
+from bench.server import free_port, running_server
+from bench.workload import build_workload
+
+DEFAULT_URL = "http://127.0.0.1:8000/v1"
+
+_DESCRIPTION = """\
+Measure the token throughput and the latencies of an OpenAI-compatible server.
+
+A closed loop: --concurrency requests are in flight at any time, each answer makes room for the
+next request. Every request has exactly --input-tokens prompt tokens, counted with the server's own
+tokenizer, and exactly --output-tokens completion tokens (ignore_eos). Prompts are random, and
+differ from their first words on. Tokens are counted from the `usage` the server states.
+
+  TTFT   request sent to first text        ITL   between two chunks that carry text
+  TPOT   (E2EL - TTFT) / (output - 1)      E2EL  request sent to end of the answer
+"""
+
+_EXAMPLES = f"""\
+examples:
+  # 32 requests at a time against a server on this machine
+  python -m bench.throughput --concurrency 32
+
+  # start a gateway with this configuration, measure it, stop it
+  python -m bench.throughput --serve configs/default.yaml --json result.json
+
+  # another server, another shape of request
+  python -m bench.throughput --base-url https://llm.example.com/v1 --model my-model \\
+      --concurrency 8 --requests 100 --input-tokens 1024 --output-tokens 256
+
+  # time to first token of single requests
+  python -m bench.throughput --concurrency 1 --requests 50 --output-tokens 2
+
+{EXIT_CODES}"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = _parser().parse_args(argv)
+    return run(lambda: _throughput(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.throughput",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    server = parser.add_argument_group("server")
+    where = server.add_mutually_exclusive_group()
+    where.add_argument(
+        "--base-url", default=DEFAULT_URL, metavar="URL", help=f"default: {DEFAULT_URL}"
+    )
+    where.add_argument(
+        "--serve",
+        metavar="CONFIG",
+        help="start `gateway serve --config CONFIG` on a free port, and stop it afterwards",
+    )
+    server.add_argument("--model", metavar="NAME", help="default: the first the server lists")
+    add_key_option(server)
+    server.add_argument(
+        "--start-timeout",
+        type=positive,
+        default=900.0,
+        metavar="S",
+        help="with --serve: seconds to wait until the server is ready (default: 900)",
+    )
+    add_load_options(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the full report to FILE")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+async def _throughput(args: argparse.Namespace) -> Exit:
+    settings = settings_from(args)
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        raise BenchError(f"--json {args.json}: there is no directory {args.json.absolute().parent}")
+    console = Console(stderr=True, quiet=args.quiet)
+    async with AsyncExitStack() as stack:
+        base_url = args.base_url.rstrip("/")
+        if args.serve is not None:
+            base_url = await _started(stack, args, console)
+        found = await _measured(base_url, settings, args, console)
+    record = to_record(found, client_facts(event_loop_name()))
+    return _published(record, args)
+
+
+async def _started(stack: AsyncExitStack, args: argparse.Namespace, console: Console) -> str:
+    port = free_port()
+    command = [sys.executable, "-m", "gateway", "serve", "--config", args.serve]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    with console.status("starting the server") as status:
+        server = await stack.enter_async_context(
+            running_server(
+                command,
+                port,
+                start_timeout_s=args.start_timeout,
+                on_wait=lambda waited: status.update(f"starting the server: {waited:.0f} s"),
+            )
+        )
+    console.print(f"the server was ready after {server.ready_after_s:.1f} s")
+    return server.base_url
+
+
+async def _measured(
+    base_url: str, settings: Settings, args: argparse.Namespace, console: Console
+) -> Measurement:
+    async with new_session() as session:
+        server = await read_server(session, base_url, api_key=args.api_key, model=args.model)
+        check_fits(settings, server)
+        target = Target(base_url, settings.endpoint, server.model, args.api_key)
+        with console.status("writing prompts with the server's tokenizer"):
+            workload = await build_workload(
+                session,
+                target,
+                input_tokens=settings.input_tokens,
+                count=settings.warmup + settings.requests,
+                seed=settings.seed,
+            )
+        with live_progress(console) as bar:
+            progress = LiveProgress(bar)
+            return await measure(session, target, settings, server, workload, progress)
+
+
+def _published(record: dict[str, Any], args: argparse.Namespace) -> Exit:
+    print_report(record, Console(soft_wrap=True))
+    if args.json is not None:
+        write_json(args.json, record)
+        print(f"full report: {args.json}")
+    if record["interrupted"]:
+        return Exit.INTERRUPTED
+    return Exit.FAILED_REQUESTS if any_failed(record) else Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""What the commands share: where configuration comes from, and how they end.
+
+Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration, 3 (`check`) does not fit,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from gateway.config import GatewayConfig
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    FAILED = 1
+    INVALID = 2
+    DOES_NOT_FIT = 3
+    INTERRUPTED = 130
+
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="YAML file, or the name of a shipped one such as [b]mistral-7b-awq[/b]. "
+        "Default: the embedded model on the CPU.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set any key of the configuration, e.g. [b]engine.max_num_seqs=64[/b]. Repeatable.",
+    ),
+]
+EagerOption = Annotated[
+    bool,
+    typer.Option("--eager", help="Don't compile the model: starts faster, answers slower."),
+]
+
+
+def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
+    """Print `message` to stderr and end with `code`."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def shipped_configs() -> Path | None:
+    """The directory of the example configurations: in a clone, else inside the package."""
+    in_clone = Path(__file__).resolve().parents[2] / "configs"
+    packaged = Path(str(files("gateway"))) / "configs"
+    return next((path for path in (in_clone, packaged) if path.is_dir()), None)
+
+
+def locate_config(given: str | None) -> Path | None:
+    """The file meant by `given`, or the default one; None where nothing is shipped.
+
+    A name without a suffix that is no file here means a shipped configuration.
+    """
+    shipped = shipped_configs()
+    if given is None:
+        default = shipped / "default.yaml" if shipped else None
+        return default if default and default.is_file() else None
+    path = Path(given).expanduser()
+    if path.exists() or path.suffix or len(path.parts) != 1 or shipped is None:
+        return path
+    named = shipped / f"{given}.yaml"
+    return named if named.is_file() else path
+
+
+def read_config(
+    given: str | None,
+    assignments: Sequence[str] | None,
+    overrides: Mapping[str, Any],
+    *,
+    model: str | None = None,
+    eager: bool = False,
+) -> GatewayConfig:
+    """Load the configuration a command was asked for.
+
+    A `model` given on the command line also gives the public name: the file's name is another
+    model's. Raises ConfigError.
+    """
+    from gateway.config import load_config
+
+    tree = {"engine.model": model, **overrides}
+    if model is not None and tree.get("model_name") is None:
+        tree["model_name"] = Path(model).resolve().name if Path(model).is_dir() else model
+    if eager:
+        tree["engine.compile"] = "off"
+    return load_config(locate_config(given), tree | parse_assignments(assignments))
+
+
+def config_or_exit(
+    given: str | None,
+    assignments: Sequence[str] | None,
+    overrides: Mapping[str, Any],
+    *,
+    model: str | None = None,
+    eager: bool = False,
+) -> GatewayConfig:
+    """`read_config`, ending the program with 2 and the reason on stderr where it can't be."""
+    from gateway.config import ConfigError
+
+    try:
+        return read_config(given, assignments, overrides, model=model, eager=eager)
+    except ConfigError as error:
+        fail(str(error), Exit.INVALID)
+
+
+def parse_assignments(assignments: Sequence[str] | None) -> dict[str, Any]:
+    """`["server.port=8100"]` as `{"server.port": 8100}`; values are YAML. Raises ConfigError."""
+    import yaml
+
+    from gateway.config import ConfigError
+
+    found: dict[str, Any] = {}
+    for assignment in assignments or ():
+        key, separator, raw = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. server.port=8100")
+        try:
+            found[key.strip()] = yaml.safe_load(raw)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {assignment}: not a valid YAML value") from None
+    return found
+
+
+def on_terminal() -> bool:
+    """Whether a person is typing: stdin is a terminal."""
+    return sys.stdin.isatty()

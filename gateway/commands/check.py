@@ -1,0 +1,251 @@
+"""`gateway check`: what a configuration would run, and whether that fits its hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.commands import Exit, SetOption, fail, read_config
+
+if TYPE_CHECKING:
+    from engine.config import EngineConfig
+    from engine.models import CheckpointFacts, Hardware, MemoryPlan
+    from gateway.config import GatewayConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """A valid configuration and all that is known of it without starting anything.
+
+    `unknown` says why no memory plan could be made; None where there is one or none was asked for.
+    """
+
+    config: GatewayConfig
+    origin: str
+    facts: CheckpointFacts | None
+    plan: MemoryPlan | None
+    unknown: str | None
+    warnings: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool | None:
+        """None where it can't be told."""
+        return self.plan.fits if self.plan else None
+
+
+def check(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="YAML file, or the name of a shipped one.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+    assignments: SetOption = None,
+) -> None:
+    """Validate a configuration and print what would run.
+
+    Shows the model and where it comes from, the engine's settings, addresses, who may call, and
+    the memory arithmetic for the hardware the file names. Needs neither GPU nor network.
+
+    [b]Examples[/b]
+
+      gateway check configs/default.yaml
+      gateway check t4-mistral-7b-awq --set engine.max_num_seqs=64
+      gateway check my.yaml --json | jq .memory
+
+    [b]Exit codes[/b]  0 valid, and fits where that can be told · 2 invalid · 3 does not fit
+    """
+    from engine.models import ModelError
+    from gateway.config import ConfigError
+
+    try:
+        findings = examine(read_config(config, assignments, {}))
+    except (ConfigError, ModelError) as error:
+        if as_json:
+            typer.echo(json.dumps({"valid": False, "error": str(error)}))
+        fail(str(error), Exit.INVALID)
+    if as_json:
+        typer.echo(json.dumps(as_record(findings), indent=2))
+    else:
+        typer.echo(as_text(findings))
+    raise typer.Exit(Exit.DOES_NOT_FIT if findings.fits is False else Exit.OK)
+
+
+def examine(config: GatewayConfig) -> Findings:
+    """Raises ModelError for a local model that is not there or can't be read."""
+    engine = config.engine
+    facts, plan, unknown = None, None, None
+    if engine.kind == "vllm":
+        facts, unknown = _facts(engine)
+    if facts is not None and config.hardware is not None:
+        plan, unknown = _plan(facts, config.engine, config.hardware)
+    warnings = tuple(_warnings(config))
+    return Findings(config, _origin(engine, facts), facts, plan, unknown, warnings)
+
+
+def _facts(engine: EngineConfig) -> tuple[CheckpointFacts | None, str | None]:
+    from engine.models import ModelError, find_facts
+    from engine.models.resolution import looks_local
+
+    try:
+        return find_facts(engine.model, engine.revision), None
+    except ModelError as error:
+        if looks_local(engine.model):
+            raise
+        return None, str(error)
+
+
+def _plan(
+    facts: CheckpointFacts, engine: EngineConfig, hardware: Hardware
+) -> tuple[MemoryPlan | None, str | None]:
+    from engine.models import ModelError, plan_memory
+
+    try:
+        return plan_memory(facts, engine, hardware), None
+    except ModelError as error:
+        return None, str(error)
+
+
+def _origin(engine: EngineConfig, facts: CheckpointFacts | None) -> str:
+    from engine.config import EMBEDDED_MODEL
+    from engine.models import embedded_directory
+    from engine.models.resolution import looks_local
+
+    if engine.kind == "simulated":
+        return "none: a simulated engine"
+    if engine.model == EMBEDDED_MODEL:
+        directory = embedded_directory()
+        if (directory / "config.json").is_file():
+            return f"embedded, converted in {directory}"
+        return f"embedded, to be converted at the first start into {directory}"
+    if looks_local(engine.model):
+        return "a local directory"
+    revision = f" at {engine.revision}" if engine.revision else ""
+    if facts is not None and os.path.isdir(facts.source):
+        return f"Hugging Face{revision}, in the cache"
+    return f"Hugging Face{revision}, to be downloaded at the first start"
+
+
+def _warnings(config: GatewayConfig) -> list[str]:
+    from gateway.auth import Authenticator
+    from gateway.config import ConfigError
+
+    found = []
+    loopback = config.server.host in ("localhost", "::1") or config.server.host.startswith("127.")
+    if not loopback and not config.auth.api_keys:
+        found.append(f"server.host is {config.server.host} and no API key is asked for")
+    try:
+        Authenticator(config.auth)
+    except ConfigError as error:
+        found.append(str(error))
+    return found
+
+
+def as_text(findings: Findings) -> str:
+    """Sections of labels and values."""
+    config = findings.config
+    sections = {
+        "Model": _model_rows(findings),
+        "Engine": list(settings(config.engine).items()),
+        "Server": [("address", _address(config)), ("callers", _callers(config))],
+        "Memory": findings.plan.rows() if findings.plan else [("not reckoned", _why(findings))],
+    }
+    width = max(len(label) for rows in sections.values() for label, _ in rows)
+    lines = []
+    for title, rows in sections.items():
+        lines.append(title)
+        lines += [f"  {label:<{width}}  {value}" for label, value in rows]
+    lines += [f"warning: {warning}" for warning in findings.warnings]
+    return "\n".join(lines)
+
+
+def as_record(findings: Findings) -> dict[str, Any]:
+    """The findings for machines; sizes in bytes, null where unknown."""
+    config, plan = findings.config, findings.plan
+    return {
+        "valid": True,
+        "fits": findings.fits,
+        "model": dict(_model_rows(findings)),
+        "engine": settings(config.engine),
+        "address": _address(config),
+        "api_keys": [key.name for key in config.auth.api_keys],
+        "memory": {**asdict(plan), "fits": plan.fits} if plan else None,
+        "memory_unknown": None if plan else _why(findings),
+        "warnings": list(findings.warnings),
+    }
+
+
+def settings(engine: EngineConfig) -> dict[str, str]:
+    """The engine's settings in words; what is left open takes the engine's default."""
+    if engine.kind == "simulated":
+        return {
+            "kind": "simulated",
+            "step": f"{engine.simulated.step_ms:g} ms",
+            "sequences": str(engine.max_num_seqs),
+        }
+    parallel = engine.parallel
+    split = f"tensor {parallel.tensor}, pipeline {parallel.pipeline}, data {parallel.data}"
+    return {
+        "dtype": engine.dtype,
+        "quantization": engine.quantization or "as the checkpoint",
+        "context": _tokens(engine.max_model_len, "as the checkpoint"),
+        "sequences": str(engine.max_num_seqs),
+        "step": _tokens(engine.max_num_batched_tokens),
+        "KV cache": _kv_cache(engine),
+        "prefix caching": _on(engine.enable_prefix_caching),
+        "chunked prefill": _on(engine.enable_chunked_prefill),
+        "compile": engine.compile,
+        "executor": engine.executor,
+        "parallel": split,
+        "warm-up": _on(engine.warmup),
+    }
+
+
+def _model_rows(findings: Findings) -> list[tuple[str, str]]:
+    config, facts = findings.config, findings.facts
+    rows = [("name", config.public_name), ("checkpoint", config.engine.model)]
+    rows.append(("from", findings.origin))
+    if facts is not None:
+        method = f", {facts.quantization.method}" if facts.quantization else ""
+        rows.append(("architecture", f"{facts.architecture}, {facts.dtype}{method}"))
+        rows.append(("facts from", facts.source))
+    return rows
+
+
+def _why(findings: Findings) -> str:
+    if findings.unknown is not None:
+        return findings.unknown
+    if findings.config.engine.kind == "simulated":
+        return "a simulated engine needs none"
+    return "the configuration names no hardware"
+
+
+def _address(config: GatewayConfig) -> str:
+    host = config.server.host
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{config.server.port or '(a free port)'}/v1"
+
+
+def _callers(config: GatewayConfig) -> str:
+    keys = [
+        f"{key.name} ({'from ' + key.env if key.env else 'sha256'})" for key in config.auth.api_keys
+    ]
+    return ", ".join(keys) or "anyone: no API keys"
+
+
+def _kv_cache(engine: EngineConfig) -> str:
+    if engine.kv_cache_gib is not None:
+        size = f"{engine.kv_cache_gib:g} GiB"
+    else:
+        size = f"what is left of {engine.gpu_memory_utilization:.0%} of the memory"
+    return size if engine.kv_cache_dtype == "auto" else f"{size}, {engine.kv_cache_dtype}"
+
+
+def _tokens(count: int | None, otherwise: str = "the engine's default") -> str:
+    return f"{count:,} tokens" if count is not None else otherwise
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
