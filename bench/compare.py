@@ -46,7 +46,7 @@ Measure two OpenAI-compatible servers side by side: the same prompts, the same l
 Both servers are up the whole time and are measured in turns, AB in odd rounds and BA in even
 ones, so that a machine that changes its speed changes it for both. The CPU time of the server
 that waits is measured too. Each metric is judged by the ratio A / B of every round: the median
-with its bootstrap 95% interval, and no conclusion where the interval holds 1.
+with its bootstrap 95% interval; no conclusion where the interval holds 1 or rounds are few.
 """
 
 _EXAMPLES = f"""\

@@ -12,6 +12,9 @@ from bench.stats import bootstrap_median
 SCHEMA_VERSION = 1
 NO_CONCLUSION = "no conclusion"
 _IDLE_LIMIT = 0.05
+# Two equal servers are on the same side of each other in both of two rounds half of the time, in
+# all of five one time in sixteen.
+FEWEST_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def compare_rounds(names: tuple[str, str], rounds: Sequence[Round]) -> list[Find
 def _judge(metric: Metric, names: tuple[str, str], pairs: Sequence[tuple[float, float]]) -> Finding:
     ratios = tuple(a / b for a, b in pairs)
     interval = bootstrap_median(ratios)
-    if interval.low <= 1 <= interval.high:
+    if len(pairs) < FEWEST_ROUNDS or interval.low <= 1 <= interval.high:
         verdict = NO_CONCLUSION
     else:
         first_is_better = (interval.low > 1) == metric.higher_is_better
@@ -164,6 +167,8 @@ def _rounds_table(names: tuple[str, str], rounds: Sequence[Round]) -> list[str]:
 
 def _remarks(rounds: Sequence[Round]) -> list[str]:
     remarks = []
+    if len(rounds) < FEWEST_ROUNDS:
+        remarks.append(f"Fewer than {FEWEST_ROUNDS} rounds allow no conclusion.")
     faulty = [str(one.number) for one in rounds if not one.clean]
     if faulty:
         remarks.append(f"Not compared, as requests failed: round {', '.join(faulty)}.")

@@ -24,7 +24,8 @@ class Script:
     """How the server behaves; `text_cost` is its tokenizer.
 
     `fault` names what to do to a request, by its number from 1: 500, hang, reset,
-    not_sse, cut, error_event, no_done, no_usage, no_text, wrong_prompt, wrong_completion. `gate` is awaited before each answer.
+    not_sse, cut, error_event, no_done, no_usage, no_text, wrong_prompt, wrong_completion.
+    `gate` is awaited before each answer.
     """
 
     fault: Callable[[int], str | None] = lambda _number: None

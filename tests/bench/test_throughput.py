@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+import bench
+from bench.fake import Script
+from bench.server import free_port
+from tests.bench.conftest import StartFake
+
+PACKAGE = Path(bench.__file__).parent
+SMALL = ("--concurrency", "2", "--requests", "6", "--warmup", "2", "--output-tokens", "4")
+
+
+async def started(
+    *arguments: str, module: str = "bench.throughput", **environ: str
+) -> asyncio.subprocess.Process:
+    keyless = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        *arguments,
+        cwd=PACKAGE.parent,
+        env={**keyless, **environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def command(*arguments: str, **environ: str) -> tuple[int | None, str, str]:
+    """Exit code, standard output and standard error of `python -m bench.throughput`."""
+    child = await started(*arguments, **environ)
+    out, err = await child.communicate()
+    return child.returncode, out.decode(), err.decode()
+
+
+async def test_a_clean_run_exits_0_with_a_table_and_a_valid_report(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    fake, url = await start_fake(Script())
+    file = tmp_path / "report.json"
+
+    code, out, err = await command("--base-url", url, *SMALL, "--seed", "7", "--json", str(file))
+
+    assert code == 0, err
+    assert "total tokens/s" in out
+    assert "TTFT" in out
+    assert "0 failures" in out
+    report = json.loads(file.read_text("utf-8"))
+    jsonschema.validate(report, json.loads((PACKAGE / "throughput.schema.json").read_text("utf-8")))
+    assert report["tokens"]["input"] == 6 * 128
+    assert report["tokens"]["output"] == 6 * 4
+    assert report["settings"]["seed"] == 7
+    assert report["latency_ms"]["itl"]["count"] == 6 * 3
+    assert len(fake.seen.bodies) == 8
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+async def test_one_failed_request_exits_1_and_is_explained(start_fake: StartFake) -> None:
+    _, url = await start_fake(Script(fault=lambda number: "500" if number == 4 else None))
+
+    code, out, _ = await command("--base-url", url, *SMALL)
+
+    assert code == 1
+    assert "http_500" in out
+    assert "scripted [failure]" in out
+    assert "5 of 6 requests" in out
+
+
+async def test_no_server_exits_2_and_says_what_to_do() -> None:
+    code, out, err = await command("--base-url", f"http://127.0.0.1:{free_port()}/v1", *SMALL)
+
+    assert (code, out) == (2, "")
+    assert "can't be reached" in err
+    assert "--serve" in err
+    assert "Traceback" not in err
+
+
+async def test_a_server_of_another_kind_exits_2(start_fake: StartFake) -> None:
+    _, url = await start_fake(Script())
+
+    code, _, err = await command("--base-url", url.removesuffix("/v1"), *SMALL)
+
+    assert code == 2
+    assert "ends in /v1" in err
+
+
+async def test_an_unknown_model_exits_2_with_the_known_ones(start_fake: StartFake) -> None:
+    _, url = await start_fake(Script(models=("known",)))
+
+    code, _, err = await command("--base-url", url, "--model", "other", *SMALL)
+
+    assert code == 2
+    assert "known" in err
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+async def test_the_key_is_sent(start_fake: StartFake, by: str) -> None:
+    _, url = await start_fake(Script(api_key="right"))
+
+    if by == "option":
+        code, _, err = await command("--base-url", url, *SMALL, "--api-key", "right")
+    else:
+        code, _, err = await command("--base-url", url, *SMALL, OPENAI_API_KEY="right")
+
+    assert code == 0, err
+
+
+async def test_a_missing_key_exits_2(start_fake: StartFake) -> None:
+    _, url = await start_fake(Script(api_key="right"))
+
+    code, _, err = await command("--base-url", url, *SMALL)
+
+    assert code == 2
+    assert "--api-key" in err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--concurrency", "0"),
+        ("--concurrency", "4", "--requests", "3"),
+        ("--input-tokens", "many"),
+        ("--base-url", "http://a/v1", "--serve", "b.yaml"),
+        ("--json", "/nowhere/at/all.json"),
+        ("--no-such-option",),
+    ],
+)
+async def test_wrong_usage_exits_2(wrong: tuple[str, ...]) -> None:
+    code, out, err = await command(*wrong)
+
+    assert (code, out) == (2, "")
+    assert wrong[0] in err
+
+
+async def test_whole_answers_and_completions_can_be_measured(start_fake: StartFake) -> None:
+    fake, url = await start_fake(Script())
+
+    code, out, err = await command(
+        "--base-url", url, *SMALL, "--endpoint", "completions", "--no-stream"
+    )
+
+    assert code == 0, err
+    assert "not streamed" in out
+    assert {body["stream"] for body in fake.seen.bodies} == {False}
+    assert all("prompt" in body for body in fake.seen.bodies)
+
+
+async def test_ctrl_c_prints_what_was_measured_and_exits_130(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    stuck = asyncio.Event()
+
+    def fault(number: int) -> str | None:
+        if number <= 5:
+            return None
+        stuck.set()
+        return "hang"
+
+    _, url = await start_fake(Script(fault=fault))
+    file = tmp_path / "report.json"
+
+    child = await started(
+        "--base-url", url, "--concurrency", "1", "--requests", "9", "--warmup", "2",
+        "--output-tokens", "4", "--json", str(file),
+    )  # fmt: skip
+    await stuck.wait()
+    child.send_signal(signal.SIGINT)
+    out, _ = await child.communicate()
+
+    assert child.returncode == 130
+    assert "3 of 9 requests" in out.decode()
+    assert "interrupted" in out.decode()
+    report = json.loads(file.read_text("utf-8"))
+    assert report["interrupted"] is True
+    assert report["requests"]["abandoned"] == 1
+
+
+async def test_help_teaches_by_examples() -> None:
+    code, out, _ = await command("--help")
+
+    assert code == 0
+    assert "examples:" in out
+    assert "python -m bench.throughput --concurrency 32" in out
+    assert "exit codes:" in out
