@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 import gateway
@@ -17,7 +20,8 @@ from engine.base import Engine, EngineError, EngineStats, StartPhase
 from engine.config import EngineConfig
 from gateway.admission import Admission
 from gateway.api import chat, completions, models, ops, tokens
-from gateway.asgi import RequestContext
+from gateway.api.schemas import openapi
+from gateway.asgi import CLIENT_CLOSED, RequestContext
 from gateway.auth import Authenticator
 from gateway.cancellation import CallScopes
 from gateway.config import GatewayConfig
@@ -29,6 +33,7 @@ from gateway.services import Services
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Report = Callable[[StartPhase | str], None]
 
 
@@ -42,10 +47,31 @@ async def start_engine(config: EngineConfig, report: Report | None = None) -> En
     from engine import vllm_engine
 
     weights = config.load_format != "dummy"
-    resolved = await asyncio.to_thread(
-        checkpoints.resolve, config.model, config.revision, weights=weights
+    resolved = await _in_daemon_thread(
+        lambda: checkpoints.resolve(config.model, config.revision, weights=weights)
     )
     return await vllm_engine.start(config, str(resolved.path), report=report)
+
+
+async def _in_daemon_thread(function: Callable[[], T]) -> T:
+    """Like asyncio.to_thread, but the program can end without waiting for a download."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(setter: Callable[[Any], None], value: object) -> None:
+        if not outcome.done():
+            setter(value)
+
+    def work() -> None:
+        try:
+            setter, value = outcome.set_result, function()
+        except Exception as error:
+            setter, value = outcome.set_exception, error  # type: ignore[assignment]
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, setter, value)
+
+    threading.Thread(target=work, daemon=True, name="resolve").start()
+    return await outcome
 
 
 def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -> FastAPI:
@@ -76,10 +102,12 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
         **docs,
     )
     app.state.services = services
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     for room in (chat, completions, models, tokens, ops):
         app.include_router(room.router)
-    for kind in (APIError, EngineError, Exception):
+    for kind in (APIError, EngineError):
         app.add_exception_handler(kind, _answer_error)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(HTTPException, _answer_framework_error)
     return app
 
@@ -96,6 +124,10 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
     return Response(
         known.body(), known.status, headers=known.headers, media_type="application/json"
     )
+
+
+async def _answer_nobody(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED)
 
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:

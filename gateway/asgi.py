@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.errors import APIError, as_api_error, draining
 from gateway.metrics import Metrics
 
 access = logging.getLogger("gateway.access")
+logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED = 499
+
+
+def new_request_id() -> str:
+    """An id for `x-request-id`. It is always ours: one chosen by a client could collide with, or
+    pose as, another's."""
+    return "req_" + secrets.token_hex(16)
 
 
 class RequestContext:
     """Adds `x-request-id` and `openai-processing-ms`, logs one line an answer.
 
-    The id is always ours: one chosen by a client could collide with, or pose as, another's.
+    The outermost layer: what nothing else has caught becomes an error object here.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -30,9 +39,9 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         arrived = time.perf_counter()
-        request_id = "req_" + secrets.token_hex(16)
+        request_id = new_request_id()
         scope.setdefault("state", {}).update(arrived=arrived, request_id=request_id)
-        status = CLIENT_CLOSED
+        status = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -48,15 +57,38 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server is closing its connections; only what it never began is cancelled here.
+            if status is None:
+                await _send_error(draining(), send_with_id)
+        except Exception as error:
+            logger.exception("request %s failed", request_id)
+            if status is not None:
+                raise
+            await _send_error(as_api_error(error), send_with_id)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.http_requests.labels(route, str(status)).inc()
-            access.info(
-                "%s %s %d %.0fms %s %s",
-                scope["method"],
-                route,
-                status,
-                (time.perf_counter() - arrived) * 1000,
-                request_id,
-                scope["state"].get("principal", "-"),
-            )
+            self._record(scope, status or CLIENT_CLOSED, arrived)
+
+    def _record(self, scope: Scope, status: int, arrived: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._metrics.http_requests.labels(route, str(status)).inc()
+        access.info(
+            "%s %s %d %.0fms %s %s",
+            scope["method"],
+            route,
+            status,
+            (time.perf_counter() - arrived) * 1000,
+            scope["state"]["request_id"],
+            scope["state"].get("principal", "-"),
+        )
+
+
+async def _send_error(error: APIError, send: Send) -> None:
+    body = error.body()
+    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    headers += [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -72,7 +72,7 @@ class Authenticator:
 def _digest(key: ApiKeyConfig, environ: Mapping[str, str]) -> bytes:
     if key.sha256 is not None:
         return bytes.fromhex(key.sha256)
-    value = environ.get(key.env or "", "")
+    value = environ.get(key.env or "", "").strip()
     if len(value) < MIN_KEY_CHARACTERS:
         raise ConfigError(
             f"auth.api_keys: key '{key.name}': environment variable {key.env} must hold a key of "

@@ -193,7 +193,9 @@ def _explain(source: str, error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             lines.append(f"{source}: {key}: unknown key; allowed here: {_allowed(item['loc'])}")
         else:
-            lines.append(f"{source}: {key}: {item['msg']} (got {item['input']!r})")
+            # A mistyped key must not reach a log.
+            got = "" if item["loc"][:1] == ("auth",) else f" (got {item['input']!r})"
+            lines.append(f"{source}: {key}: {item['msg']}{got}")
     return "\n".join(lines)
 
 

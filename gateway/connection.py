@@ -1,15 +1,28 @@
 """uvicorn's HTTP connection with the limits it lacks: header size and time, connections, slow
-readers; and OpenAI error bodies for what is refused below the application."""
+readers; and OpenAI error bodies for what is refused below the application.
+
+A client that ends its sending side counts as gone, as with most proxies: on TCP nothing but a
+write tells the two apart, and an abandoned generation is dearer than a half-closed client.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+from gateway.asgi import new_request_id
 from gateway.config import ServerConfig
 from gateway.errors import APIError, InvalidRequestError, UnavailableError
+
+LINGER_S = 5.0
+_UPGRADE = re.compile(rb"(?i)\r\nupgrade:[^\r\n]*")
 
 
 def bounded_protocol(config: ServerConfig) -> type[HttpToolsProtocol]:
@@ -26,38 +39,52 @@ class _BoundedConnection(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._in_headers = True
+        self._in_request = False
+        self._discarding = False
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.limits.max_connections:
             self._refuse(
                 UnavailableError(
-                    "The server has too many connections; retry shortly.",
-                    retry_after_s=1.0,
+                    "The server has too many connections; retry shortly.", retry_after_s=1.0
                 )
             )
             return
         self._start_header_timer()
 
+    def eof_received(self) -> None:
+        self._client_gone()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_header_timer()
         self._stop_write_timer()
+        self._client_gone()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._discarding:
             return
         if self._in_headers:
             self._header_bytes += len(data)
+            data = _without_upgrade(data)
         super().data_received(data)
+        if not (self._in_request or self._owes_answer() or self._header_timer):
+            # Bytes between requests, such as a lone line end, must not keep a connection open.
+            self._start_header_timer()
         if self._in_headers and self._header_bytes > self.limits.max_header_bytes:
             self._refuse_headers()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_headers = True
+        self._in_headers = self._in_request = True
         if self._header_timer is None:
             self._start_header_timer()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_headers:  # what comes after the body, trailers, would grow without limit
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._stop_header_timer()
@@ -74,8 +101,14 @@ class _BoundedConnection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_request = False
         if not self.transport.is_closing():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_request and not self.transport.is_closing():
+            self._linger()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -88,6 +121,28 @@ class _BoundedConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(InvalidRequestError(msg, code="invalid_http"))
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _owes_answer(self) -> bool:
+        return self._answering is not None and not self._answering.response_complete
+
+    def _client_gone(self) -> None:
+        """uvicorn would tell only the newest of pipelined requests, and only later."""
+        cycle = self._answering
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def _linger(self) -> None:
+        """The answer came before the request's end: let the client read it, then close. Closing
+        with unread bytes resets the connection, and the answer is lost."""
+        self._unset_keepalive_if_required()
+        self._discarding = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
     def _refuse_headers(self) -> None:
         self._refuse(
             InvalidRequestError(
@@ -99,6 +154,9 @@ class _BoundedConnection(HttpToolsProtocol):
         )
 
     def _headers_late(self) -> None:
+        if not self._header_bytes:
+            self.transport.close()  # nothing was asked, nothing is answered
+            return
         self._refuse(
             InvalidRequestError(
                 f"The request headers did not arrive within {self.limits.header_timeout_s:g} s.",
@@ -110,6 +168,9 @@ class _BoundedConnection(HttpToolsProtocol):
     def _refuse(self, error: APIError) -> None:
         if self.transport.is_closing():
             return
+        if self._owes_answer():
+            self.transport.close()  # nothing may be written into the answer under way
+            return
         body = error.body()
         head = [STATUS_LINE[error.status]]
         head += [
@@ -119,6 +180,7 @@ class _BoundedConnection(HttpToolsProtocol):
                 "content-type": "application/json",
                 "content-length": str(len(body)),
                 "connection": "close",
+                "x-request-id": new_request_id(),
             }.items()
         ]
         self.transport.write(b"".join([*head, b"\r\n", body]))
@@ -136,3 +198,10 @@ class _BoundedConnection(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """httptools drops the body of a request that offers an upgrade, as h2c clients do; no
+    upgrade is taken here."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", head) + end + rest

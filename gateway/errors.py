@@ -27,6 +27,7 @@ from engine.base import (
 )
 
 RETRY_AFTER_CAP_S = 60.0
+DRAINING_RETRY_S = 2.0
 
 
 class APIError(Exception):
@@ -110,6 +111,15 @@ class UnavailableError(APIError):
 
     def __init__(self, message: str, *, code: str | None = None, retry_after_s: float) -> None:
         super().__init__(message, code=code, headers=retry_headers(retry_after_s))
+
+
+def draining() -> UnavailableError:
+    """503 for what a shutdown refuses or cuts off."""
+    return UnavailableError(
+        "The server is shutting down and takes no new requests.",
+        code="server_draining",
+        retry_after_s=DRAINING_RETRY_S,
+    )
 
 
 def retry_headers(seconds: float) -> dict[str, str]:

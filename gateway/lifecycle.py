@@ -6,12 +6,11 @@ from typing import Literal
 
 from engine.base import Engine, EngineDeadError
 from gateway.config import HealthConfig
-from gateway.errors import UnavailableError
+from gateway.errors import UnavailableError, draining
 
 State = Literal["loading", "ready", "draining", "dead"]
 
 LOADING_RETRY_S = 5.0
-DRAINING_RETRY_S = 2.0
 
 
 class Lifecycle:
@@ -40,11 +39,7 @@ class Lifecycle:
     def engine(self) -> Engine:
         """The engine, for new work. Raises UnavailableError (503) while loading or draining."""
         if self._draining:
-            raise UnavailableError(
-                "The server is shutting down and takes no new requests.",
-                code="server_draining",
-                retry_after_s=DRAINING_RETRY_S,
-            )
+            raise draining()
         if self._engine is None:
             raise UnavailableError(
                 "The model is still loading.",

@@ -19,6 +19,7 @@ from engine.base import (
     ContextLengthError,
     Engine,
     GenerateRequest,
+    InvalidPromptError,
     Prompt,
     SamplingOptions,
     TokenDelta,
@@ -100,6 +101,12 @@ async def _render(engine: Engine, source: Source, call: Call) -> Prompt:
             requested_tokens=wanted,
             param=call.param,
         )
+    if len(prompt.token_ids) + call.sampling.min_tokens > limit:
+        raise InvalidPromptError(
+            f"Invalid 'min_tokens': {call.sampling.min_tokens} more tokens don't fit into the "
+            f"context of {limit} tokens.",
+            "min_tokens",
+        )
     return prompt
 
 
@@ -117,7 +124,7 @@ class Generation:
         self._call = call
         self._permit = permit
         self._metrics = metrics
-        self._choices_left = len(prompts) * call.sampling.n
+        self._choices = self._choices_left = len(prompts) * call.sampling.n
         self._prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
         self._completion_tokens = 0
         self._cached_tokens = [0] * len(prompts)
@@ -177,7 +184,8 @@ class Generation:
             self._cached_tokens[delta.index // self._call.sampling.n] = delta.cached_tokens
         if delta.finish_reason is not None:
             self._choices_left -= 1
-            self._metrics.request_success.labels(delta.finish_reason).inc()
+            if delta.finish_reason != "abort":
+                self._metrics.request_success.labels(delta.finish_reason).inc()
 
     def _settle(self) -> None:
         if self._first is not None:
@@ -190,8 +198,8 @@ class Generation:
             return
         now = time.perf_counter()
         metrics.e2e_latency.observe(now - self._call.arrived)
-        if usage.completion_tokens > 1:
-            rest = usage.completion_tokens - 1
+        rest = usage.completion_tokens / self._choices - 1
+        if rest > 0:
             metrics.time_per_output_token.observe((now - self._first_at) / rest)
 
 

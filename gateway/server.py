@@ -68,6 +68,7 @@ class Serving:
         self._stop = asyncio.Event()
         self._loaded = asyncio.Event()
         self._exit_code = EXIT_OK
+        self._server = _Server(self._uvicorn_config())
         self._socket = _bind(config.server)
 
     @property
@@ -75,6 +76,11 @@ class Serving:
         """The port that is listened on, also where the configuration says 0."""
         port: int = self._socket.getsockname()[1]
         return port
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._server.server_state.connections)
 
     async def ready(self) -> None:
         """Return once the engine is loaded; never where it can't be."""
@@ -86,7 +92,7 @@ class Serving:
 
     async def run(self) -> int:
         """Serve until `stop`; returns the exit code."""
-        server = _Server(self._uvicorn_config())
+        server = self._server
         with self._signals():
             accepting = asyncio.create_task(server.serve([self._socket]))
             loading = asyncio.create_task(self._load())
@@ -94,6 +100,8 @@ class Serving:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
             await self._drain()
+            for task in list(server.server_state.tasks):
+                task.cancel()  # uploads that hold no permit, clients that don't read
             server.should_exit = True
             await accepting
             engine = self.services.lifecycle.engine_or_none

@@ -48,7 +48,7 @@ class Services:
             )
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     found: Services = request.app.state.services
     return found
 
@@ -56,7 +56,7 @@ def services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services)]
 
 
-def principal(request: Request, room: ServicesDep) -> Principal:
+async def principal(request: Request, room: ServicesDep) -> Principal:
     """Raises AuthenticationError (401)."""
     who = room.authenticator.authenticate(request.headers.get("authorization"))
     request.scope["state"]["principal"] = who.name
@@ -91,7 +91,7 @@ async def read_body(request: Request, config: GatewayConfig) -> bytes:
             f"The request body did not arrive within {config.server.body_timeout_s:g} s.",
             status=408,
             code="request_timeout",
-            headers={"connection": "close", "x-should-retry": "false"},
+            headers={"x-should-retry": "false"},
         ) from None
     return bytes(body)
 
@@ -101,7 +101,6 @@ def _too_large(limit: int) -> InvalidRequestError:
         f"The request body is larger than the {limit} bytes this server accepts.",
         status=413,
         code="request_too_large",
-        headers={"connection": "close"},
     )
 
 

@@ -5,6 +5,8 @@ Source: WHATWG HTML, "Server-sent events"; the OpenAI API reference, "Streaming"
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 
 from starlette.responses import Response
@@ -13,12 +15,13 @@ from starlette.types import Receive, Scope, Send
 from engine.base import EngineGenerateError, TokenDelta
 from gateway.answers import Answer, Choice
 from gateway.cancellation import CallScope, CallScopes
-from gateway.errors import APIError, UnavailableError, as_api_error
+from gateway.errors import APIError, as_api_error, draining
 from gateway.metrics import Metrics
 from gateway.pipeline import Call, Generation, Pipeline
 
 logger = logging.getLogger(__name__)
 
+LAST_WORD_S = 1.0
 DONE = b"data: [DONE]\n\n"
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -65,10 +68,12 @@ class GenerationResponse(Response):
                     else:
                         body = await self._collect(generation)
             except Exception as error:
-                self._metrics.request_aborted.labels("error").inc()
+                known = as_api_error(error)
+                if known.status >= 500:
+                    self._metrics.request_aborted.labels("error").inc()
                 if not self._started:
                     raise
-                await self._write_error(as_api_error(error), send)
+                await self._write_error(known, send)
                 if not isinstance(error, APIError):
                     logger.warning("%s failed mid-stream: %r", self._call.request_id, error)
         if call_scope.cause is not None:
@@ -105,14 +110,11 @@ class GenerationResponse(Response):
         self._metrics.request_aborted.labels(str(call_scope.cause)).inc()
         if call_scope.cause == "disconnect":
             return
-        error = UnavailableError(
-            "The server shut down before the answer was complete.",
-            code="server_draining",
-            retry_after_s=1.0,
-        )
         if not self._started:
-            raise error
-        await self._write_error(error, send)
+            raise draining()
+        with contextlib.suppress(TimeoutError):  # a client that doesn't read won't read this
+            async with asyncio.timeout(LAST_WORD_S):
+                await self._write_error(draining(), send)
 
     @staticmethod
     async def _write_error(error: APIError, send: Send) -> None:

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gateway.answers import TextAnswer
-from gateway.api.generation import documented, heading, respond
+from gateway.api.generation import heading, respond
+from gateway.api.schemas import documented
 from gateway.protocol.completions import CompletionRequest
 from gateway.services import PrincipalDep, ServicesDep, new_id, read_json
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import Request
 
 from gateway.answers import Answer, Heading
 from gateway.pipeline import Call, Source
-from gateway.protocol.parse import WireModel
 from gateway.protocol.sampling import SamplingFields
 from gateway.services import Services, fingerprint
 from gateway.sse import GenerationResponse
@@ -54,16 +52,3 @@ def respond(
         stream=bool(body.stream),
         include_usage=body.include_usage,
     )
-
-
-def documented(model: type[WireModel]) -> dict[str, Any]:
-    """The request body for /openapi.json; the routers read and validate it themselves, after
-    the caller is known."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": schema}},
-        }
-    }

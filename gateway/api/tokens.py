@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from gateway.api.generation import documented
+from gateway.api.schemas import documented
 from gateway.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from gateway.services import PrincipalDep, ServicesDep, read_json
 

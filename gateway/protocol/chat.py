@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 
 from engine.base import ChatMessage, InvalidPromptError
 from gateway.protocol.parse import Unsupported, WireModel
-from gateway.protocol.sampling import SamplingFields, ServiceTier
+from gateway.protocol.sampling import INT31, SamplingFields, ServiceTier
 
 
 class TextPart(WireModel):
@@ -25,7 +25,7 @@ class Message(WireModel):
     """One message of the conversation; `content` is text or a list of text parts."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
     name: Annotated[str, StringConstraints(max_length=64)] | None = None
     refusal: str | None = None
     annotations: Annotated[list[object], Field(max_length=128)] | None = None
@@ -54,8 +54,8 @@ class ResponseFormat(WireModel):
 class ChatCompletionRequest(SamplingFields):
     """The body of a chat completion request."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
-    max_completion_tokens: int | None = Field(None, ge=1)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
+    max_completion_tokens: int | None = Field(None, ge=1, lt=INT31)
     response_format: ResponseFormat | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None

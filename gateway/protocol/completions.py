@@ -14,9 +14,9 @@ from gateway.protocol.sampling import MAX_CHOICES, SamplingFields
 
 DEFAULT_MAX_TOKENS = 16
 
-Tokens = Annotated[list[int], Field(min_length=1)]
-PromptList = Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
-TokensList = Annotated[list[Tokens], Field(min_length=1, max_length=MAX_CHOICES)]
+Tokens = Annotated[list[int], Field(min_length=1, fail_fast=True)]
+PromptList = Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+TokensList = Annotated[list[Tokens], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
 
 
 class CompletionRequest(SamplingFields):

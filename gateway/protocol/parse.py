@@ -19,6 +19,9 @@ class WireModel(BaseModel):
 # An OpenAI field this server knows but doesn't serve: null, the API's word for absent, is fine.
 Unsupported: TypeAlias = None
 
+MAX_ERRORS = 1000
+MAX_PARAM = 128
+
 Wire = TypeVar("Wire", bound=WireModel)
 
 _JSON_TYPES = {
@@ -64,6 +67,10 @@ def parse(model: type[Wire], body: bytes) -> Wire:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() > MAX_ERRORS:  # telling each would take seconds
+            raise _problem(
+                "invalid_value", None, "The request body has too many errors to name them."
+            ) from None
         details = error.errors(include_url=False)
     raise _explain(_most_telling(details)) from None
 
@@ -87,11 +94,16 @@ def _explain(item: ErrorDetails) -> InvalidRequestError:
             f"{ctx.get('error', 'invalid JSON')}.",
             code="invalid_json",
         )
-    param = _path(item["loc"])
+    if kind == "extra_forbidden":
+        # The last part is a name of the client's, whatever it looks like.
+        *parents, name = item["loc"]
+        param = ".".join(filter(None, [_path(tuple(parents)), str(name)]))[:MAX_PARAM]
+        return _problem("unknown_parameter", param, f"Unknown parameter: '{param}'.")
+    param = _path(item["loc"])[:MAX_PARAM]
+    if kind == "value_error":
+        return _problem("invalid_value", param or None, f"Invalid request: {ctx.get('error')}.")
     if not param:
         return _problem("invalid_type", None, "The request body must be a JSON object.")
-    if kind == "extra_forbidden":
-        return _problem("unknown_parameter", param, f"Unknown parameter: '{param}'.")
     if kind == "none_required":
         return _problem(
             "unsupported_parameter",
@@ -122,8 +134,6 @@ def _explain(item: ErrorDetails) -> InvalidRequestError:
             f"Invalid value for '{param}': {_shown(value)}. "
             f"Supported values are: {ctx.get('expected')}.",
         )
-    if kind == "value_error":
-        return _problem("invalid_value", param, f"Invalid '{param}': {ctx.get('error')}.")
     return _problem("invalid_value", param, f"Invalid '{param}': {item['msg']}.")
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 from engine.base import InvalidPromptError, SamplingOptions
 from gateway.protocol.parse import WireModel
 
+INT31 = 2**31
 INT64 = 2**63
 MAX_CHOICES = 128
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -30,7 +31,7 @@ class SamplingFields(WireModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, lt=INT31)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
@@ -46,9 +47,9 @@ class SamplingFields(WireModel):
     top_k: int | None = Field(None, ge=-1, le=1_000_000)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
-    min_tokens: int | None = Field(None, ge=0)
+    min_tokens: int | None = Field(None, ge=0, lt=INT31)
     ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[int], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=64, fail_fast=True)] | None = None
 
     @property
     def include_usage(self) -> bool:

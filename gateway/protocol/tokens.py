@@ -16,7 +16,9 @@ class TokenizeRequest(WireModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)] | None = None
+    messages: (
+        Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)] | None
+    ) = None
     add_generation_prompt: bool = True
     add_special_tokens: bool = True
 
@@ -36,4 +38,4 @@ class DetokenizeRequest(WireModel):
     """Token ids to turn into text."""
 
     model: str | None = None
-    tokens: Annotated[list[int], Field(max_length=1_000_000)]
+    tokens: Annotated[list[int], Field(max_length=1_000_000, fail_fast=True)]

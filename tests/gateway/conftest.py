@@ -45,6 +45,11 @@ class LiveGateway:
         assert engine is not None
         return engine
 
+    @property
+    def connections(self) -> int:
+        """Open connections, as the server sees them."""
+        return self.serving.connections
+
     async def post(self, path: str, body: Any, **kwargs: Any) -> tuple[int, Any]:
         """Post JSON, or bytes as they are; returns status and decoded answer."""
         sent: dict[str, Any] = (

@@ -125,6 +125,22 @@ async def test_what_is_no_json_object_is_a_400(gateway: LiveGateway, body: bytes
     well_formed(answer)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": [{}] * 300_000}]},
+        {"messages": [{"role": "user", "content": [{"type": 5}] * 100}] * 2000},
+        {f"x{i}": 1 for i in range(100_000)},
+    ],
+    ids=["parts", "messages", "names"],
+)
+def test_a_body_wrong_in_a_hundred_thousand_places_is_told_one(fields: dict[str, Any]) -> None:
+    error = refusal(ChatCompletionRequest, json.dumps({"model": MODEL, **fields}).encode())
+    assert error is not None
+    assert error.status == 400
+    assert len(error.body()) < 1000
+
+
 async def test_a_body_that_is_not_declared_as_json_is_a_415(gateway: LiveGateway) -> None:
     status, answer = await gateway.post(
         "/v1/chat/completions", b"{}", headers={"content-type": "text/plain"}

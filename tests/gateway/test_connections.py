@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 
+from gateway import connection
 from tests.gateway.conftest import LiveGateway, StartGateway
+from tests.gateway.test_hangups import LONG, request_bytes, running
 
 
 async def exchange(gateway: LiveGateway, sent: bytes) -> tuple[int, dict[str, object]]:
@@ -38,12 +41,96 @@ async def test_headers_over_the_limit_are_a_431(start_gateway: StartGateway, sen
     assert answer["error"]["code"] == "headers_too_large"  # type: ignore[index]
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET / HTTP/1.1\r\nhost: x\r\n"])
+@pytest.mark.parametrize("sent", [b"GET /healthz HT", b"GET / HTTP/1.1\r\nhost: x\r\n"])
 async def test_headers_that_never_end_are_a_408(start_gateway: StartGateway, sent: bytes) -> None:
     gateway = await start_gateway(**{"server.header_timeout_s": 0.05})
     status, answer = await exchange(gateway, sent)
     assert status == 408
     assert answer["error"]["code"] == "request_timeout"  # type: ignore[index]
+
+
+async def test_a_connection_that_says_nothing_is_closed_without_a_word(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"server.header_timeout_s": 0.05})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nx",
+    ],
+    ids=["a line end after the answer", "a body nobody reads", "refused before its body ends"],
+)
+async def test_no_byte_keeps_a_connection_open_for_ever(
+    start_gateway: StartGateway, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", 0.1)
+    gateway = await start_gateway(**{"server.header_timeout_s": 0.1, "server.keep_alive_s": 0.6})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(sent)
+    assert (await reader.readuntil(b"\r\n")).startswith((b"HTTP/1.1 200", b"HTTP/1.1 415"))
+    async with asyncio.timeout(5):
+        await reader.read()
+        while gateway.connections:
+            await asyncio.sleep(0.01)
+    writer.close()
+
+
+async def test_a_refused_upload_still_gets_its_answer(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(**{"server.max_body_bytes": 2048})
+
+    async def megabytes() -> AsyncIterator[bytes]:
+        for _ in range(128):
+            yield b"x" * 65536
+
+    headers = {"content-type": "application/json"}
+    url = gateway.url + "/v1/chat/completions"
+    async with gateway.http.post(url, data=megabytes(), headers=headers) as answer:
+        assert answer.status == 413
+
+
+async def test_a_body_behind_an_upgrade_offer_is_read(gateway: LiveGateway) -> None:
+    body = b'{"prompt": "hi"}'
+    status, answer = await exchange(
+        gateway,
+        b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+        b"content-length: %d\r\n\r\n%b" % (len(body), body),
+    )
+    assert status == 200
+    assert answer["count"]
+
+
+async def test_garbage_behind_a_request_writes_nothing_into_its_answer(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"engine.simulated.step_ms": 20})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes({**LONG, "stream": True}))
+    await reader.readuntil(b"data: ")
+    writer.write(b"\x00garbage\r\n\r\n")
+    assert b"HTTP/1.1 400" not in await reader.read()
+    await gateway.idle()
+    writer.close()
+
+
+async def test_a_hang_up_with_a_pipelined_request_behind_it_aborts_the_first(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"engine.simulated.step_ms": 50})
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes(LONG) + b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+    await running(gateway, 1)
+    writer.close()
+    async with asyncio.timeout(1):
+        await gateway.idle()
 
 
 async def test_a_body_that_never_ends_is_a_408(start_gateway: StartGateway) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 from engine.base import EngineStartError
@@ -78,6 +79,29 @@ async def test_metrics_count_requests_tokens_and_times(gateway: LiveGateway) -> 
     assert "gateway_time_to_first_token_seconds_count 1.0" in lines
     assert "gateway_requests_running 0.0" in lines
     assert 'gateway_http_requests_total{route="/v1/chat/completions",status="400"} 1.0' in lines
+
+
+async def test_the_api_document_has_every_schema_it_refers_to(gateway: LiveGateway) -> None:
+    _, document = await status_of(gateway, "/openapi.json")
+    schemas = document["components"]["schemas"]
+    references = re.findall(r"#/components/schemas/(\w+)", json.dumps(document))
+    assert {"ChatCompletionRequest", "CompletionRequest"} <= set(references)
+    assert set(references) <= set(schemas)
+
+
+async def test_an_upload_under_way_at_a_shutdown_is_a_503(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes(LONG)[:-5])
+    while gateway.connections == 0:
+        await asyncio.sleep(0.005)
+    await status_of(gateway, "/healthz")
+    gateway.serving.stop()
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b'"code":"server_draining"' in answer
+    assert await gateway.task == 0
+    writer.close()
 
 
 async def test_over_the_limit_is_a_429_with_retry_after(start_gateway: StartGateway) -> None:
