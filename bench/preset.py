@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from bench.contenders import Contender
@@ -92,12 +93,14 @@ def engine_environment(engine: dict[str, Any], *, has_gpu: bool) -> dict[str, st
     """What the gateway sets for its engine, to be set for both servers alike."""
     if has_gpu:
         return {}
-    cores = len(os.sched_getaffinity(0))
+    allowed = len(os.sched_getaffinity(0))
+    cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
     environment = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(engine.get("cpu_threads") or cores),
         "OMP_WAIT_POLICY": "passive",
         "KMP_BLOCKTIME": "0",
+        "VLLM_USE_AOT_COMPILE": "0",
     }
     if _executor(engine) == "uni":
         # Otherwise vLLM replaces this executor on the CPU.
