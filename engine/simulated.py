@@ -9,7 +9,6 @@ Sampling options change nothing but the length: the script is always the same.
 from __future__ import annotations
 
 import asyncio
-import codecs
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -22,9 +21,7 @@ from engine.base import (
     EngineGenerateError,
     EngineInfo,
     EngineStats,
-    FinishReason,
     GenerateRequest,
-    InvalidPromptError,
     Prompt,
     SamplingOptions,
     StartPhase,
@@ -33,10 +30,8 @@ from engine.base import (
 from engine.checks import check_prompt, check_sampling, completion_room
 from engine.config import EngineConfig
 from engine.meter import Meter
+from engine.scripted import BOS, VOCAB_SIZE, ScriptedSequence, encode, render_chat
 
-BOS, EOS, END = 256, 257, 258
-ROLES = {"system": 259, "developer": 260, "user": 261, "assistant": 262, "tool": 263}
-VOCAB_SIZE = 264
 DEFAULT_MAX_MODEL_LEN = 4096
 
 
@@ -61,6 +56,7 @@ class SimulatedEngine:
         self._produced = 0
         self._dead: str | None = None
         max_model_len = config.max_model_len or DEFAULT_MAX_MODEL_LEN
+        self._kv_tokens = config.max_num_seqs * max_model_len
         self._info = EngineInfo(
             model=config.model,
             engine="simulated",
@@ -72,7 +68,7 @@ class SimulatedEngine:
             max_model_len=max_model_len,
             vocab_size=VOCAB_SIZE,
             max_num_seqs=config.max_num_seqs,
-            kv_cache_tokens=config.max_num_seqs * max_model_len,
+            kv_cache_tokens=self._kv_tokens,
         )
 
     @property
@@ -84,19 +80,24 @@ class SimulatedEngine:
         return ()
 
     async def render(self, source: Sequence[ChatMessage] | str | Sequence[int]) -> Prompt:
+        param = "prompt"
         if isinstance(source, str):
             prompt = Prompt(await self.tokenize(source) if source else (), source)
         elif source and isinstance(source[0], ChatMessage):
-            prompt = Prompt(_render_chat([m for m in source if isinstance(m, ChatMessage)]))
+            prompt = Prompt(render_chat([m for m in source if isinstance(m, ChatMessage)]))
+            param = "messages"
         else:
             prompt = Prompt([token for token in source if isinstance(token, int)])
         check_prompt(
-            prompt.token_ids, vocab_size=VOCAB_SIZE, max_model_len=self._info.max_model_len
+            prompt.token_ids,
+            vocab_size=VOCAB_SIZE,
+            max_model_len=self._info.max_model_len,
+            param=param,
         )
         return prompt
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        tokens = list(text.encode())
+        tokens = encode(text)
         return [BOS, *tokens] if add_special_tokens else tokens
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
@@ -110,7 +111,7 @@ class SimulatedEngine:
         self._requests += 1
         call = _Call(fails_at=self._failure_point(sampling, limit))
         sequences = [
-            _Sequence(call, index, prompt_tokens, limit, sampling, self._answer)
+            _Sequence(call, ScriptedSequence(index, limit, sampling, self._answer), prompt_tokens)
             for index in range(sampling.n)
         ]
         with self._meter.inside(sampling.n):
@@ -127,12 +128,11 @@ class SimulatedEngine:
                 self._drop(call)
 
     def stats(self) -> EngineStats:
-        held = sum(sequence.prompt_tokens + sequence.produced for sequence in self._running)
-        assert self._info.kv_cache_tokens is not None
+        held = sum(sequence.prompt_tokens + sequence.script.produced for sequence in self._running)
         return EngineStats(
             running=len(self._running),
             waiting=len(self._waiting),
-            kv_cache_usage=held / self._info.kv_cache_tokens,
+            kv_cache_usage=held / self._kv_tokens,
             prompt_tokens_total=self._meter.prompt_tokens,
             generation_tokens_total=self._meter.generation_tokens,
             tokens_per_second=self._meter.tokens_per_second,
@@ -170,8 +170,9 @@ class SimulatedEngine:
             self._stepping = asyncio.create_task(self._run(), name="simulated engine")
 
     def _drop(self, call: _Call) -> None:
-        self._waiting = deque(s for s in self._waiting if s.call is not call)
-        self._running = [s for s in self._running if s.call is not call]
+        call.over = True
+        self._waiting = deque(s for s in self._waiting if not s.call.over)
+        self._running = [s for s in self._running if not s.call.over]
 
     def _die(self, cause: str) -> None:
         if self._dead is None:
@@ -200,27 +201,26 @@ class SimulatedEngine:
         return admitted
 
     def _step(self, prefill: int) -> None:
-        produced = 0
-        for sequence in list(self._running):
-            if self._script.die_after_tokens is not None and (
-                self._produced >= self._script.die_after_tokens
-            ):
-                self._die(f"it produced {self._produced} tokens, as it was told")
+        before = self._produced
+        for sequence in self._running:
+            if self._dies_now():
                 break
             call = sequence.call
-            if call.fails_at is not None and sequence.produced >= call.fails_at:
-                call.deltas.put_nowait(EngineGenerateError("The request failed, as it was told."))
-                self._drop(call)
+            if call.fails_at is not None and sequence.script.produced >= call.fails_at:
+                if not call.over:
+                    call.over = True
+                    call.deltas.put_nowait(EngineGenerateError("The request failed, as told."))
                 continue
-            if sequence not in self._running:
-                continue
-            delta = sequence.advance()
-            produced += 1
+            call.deltas.put_nowait(sequence.script.advance())
             self._produced += 1
-            if delta.finish_reason is not None:
-                self._running.remove(sequence)
-            call.deltas.put_nowait(delta)
-        self._meter.step(prefill, produced)
+        self._running = [s for s in self._running if not (s.script.finished or s.call.over)]
+        self._meter.step(prefill, self._produced - before)
+        if self._dies_now():
+            self._die(f"it produced {self._produced} tokens, as told")
+
+    def _dies_now(self) -> bool:
+        limit = self._script.die_after_tokens
+        return limit is not None and self._produced >= limit
 
 
 @dataclass(eq=False, slots=True)
@@ -229,74 +229,13 @@ class _Call:
 
     fails_at: int | None
     deltas: asyncio.Queue[TokenDelta | Exception] = field(default_factory=asyncio.Queue)
+    over: bool = False
 
 
+@dataclass(eq=False, slots=True)
 class _Sequence:
-    """One choice: walks through the script and cuts at stop strings."""
+    """One choice of a call."""
 
-    def __init__(
-        self,
-        call: _Call,
-        index: int,
-        prompt_tokens: int,
-        limit: int,
-        sampling: SamplingOptions,
-        answer: bytes,
-    ) -> None:
-        self.call = call
-        self.prompt_tokens = prompt_tokens
-        self.produced = 0
-        self._index = index
-        self._limit = limit
-        self._sampling = sampling
-        self._answer = answer
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._held = ""
-        # Text that may still turn out to be the beginning of a stop string is not sent yet.
-        self._hold = max((len(stop) for stop in sampling.stop), default=1) - 1
-
-    def advance(self) -> TokenDelta:
-        """Produce the next token."""
-        token = self._next_token()
-        self.produced += 1
-        finish = self._finish(token)
-        stops = finish == "stop"
-        if token < BOS and not stops:
-            self._held += self._decoder.decode(bytes((token,)))
-        cut = self._stop_position() if self.produced > self._sampling.min_tokens else None
-        if cut is not None:
-            finish, text = "stop", self._held[:cut]
-        else:
-            sent = len(self._held) if finish else max(0, len(self._held) - self._hold)
-            text, self._held = self._held[:sent], self._held[sent:]
-        return TokenDelta(self._index, text, (token,), finish)
-
-    def _next_token(self) -> int:
-        at_end = self.produced >= len(self._answer)
-        if at_end and not self._sampling.ignore_eos and self.produced >= self._sampling.min_tokens:
-            return EOS
-        return self._answer[self.produced % len(self._answer)]
-
-    def _finish(self, token: int) -> FinishReason | None:
-        enough = self.produced > self._sampling.min_tokens
-        if token == EOS or (enough and token in self._sampling.stop_token_ids):
-            return "stop"
-        return "length" if self.produced >= self._limit else None
-
-    def _stop_position(self) -> int | None:
-        """Where the text is cut: the beginning of the stop string that is complete first."""
-        found = [
-            (position + len(stop), position)
-            for stop in self._sampling.stop
-            if stop and (position := self._held.find(stop)) >= 0
-        ]
-        return min(found)[1] if found else None
-
-
-def _render_chat(messages: Sequence[ChatMessage]) -> list[int]:
-    if not messages:
-        raise InvalidPromptError("At least one message is needed.", "messages")
-    tokens = [BOS]
-    for message in messages:
-        tokens += [ROLES[message.role], *message.content.encode(), END]
-    return [*tokens, ROLES["assistant"]]
+    call: _Call
+    script: ScriptedSequence
+    prompt_tokens: int

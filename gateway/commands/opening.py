@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import time
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
-from multiprocessing import resource_tracker
 
 from engine.base import ChatMessage, Engine, EngineStartError
 from engine.config import EngineConfig
@@ -36,7 +32,6 @@ async def load(screen: Screen, config: GatewayConfig, *, verbose: bool) -> Model
         with ExitStack() as stack:
             if not verbose:
                 held = stack.enter_context(descriptors_held())
-            _keep_interrupts_from_children()
             report = stack.enter_context(screen.starting(config.public_name))
             engine = await start_engine(settings, report)
     except EngineStartError as error:
@@ -75,21 +70,6 @@ class LoadedModel(EngineModel):
         await super().close()
         if self._held is not None:
             self._held.discard()
-
-
-def _keep_interrupts_from_children() -> None:
-    """A terminal's Ctrl-C goes to every process, but means the answer, not the engine.
-
-    Engines start their processes in threads, whose signal mask these inherit.
-    """
-    # Starting the tracker unblocks SIGINT in the thread that does it: not in one of those.
-    resource_tracker.ensure_running()
-    threads = ThreadPoolExecutor(thread_name_prefix="engine", initializer=_block_interrupts)
-    asyncio.get_running_loop().set_default_executor(threads)
-
-
-def _block_interrupts() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _at_hand(config: EngineConfig) -> EngineConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ class RealServer:
                 [sys.executable, "-m", "gateway", "serve", "--port", str(self.port), *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     @property
@@ -68,8 +70,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     try:
         asyncio.run(found.ready())
         yield found
-        found.child.send_signal(signal.SIGTERM)
-        assert found.child.wait(60) == 0
+        # As a terminal's Ctrl-C: to every process of the group. The engine's must not mind.
+        os.killpg(found.child.pid, signal.SIGINT)
+        assert found.child.wait(60) == 0, found.log.read_text()
     finally:
         if found.child.poll() is None:
             found.kill()

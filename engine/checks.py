@@ -1,0 +1,53 @@
+"""What every engine refuses before it starts to work. Pure; lengths are in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.base import ContextLengthError, InvalidPromptError, SamplingOptions
+
+
+def check_prompt(
+    token_ids: Sequence[int], *, vocab_size: int, max_model_len: int, param: str
+) -> None:
+    """Raise InvalidPromptError for an empty prompt or a token id that doesn't exist, and
+    ContextLengthError where there is no room for one more token. `param` is blamed."""
+    if not token_ids:
+        raise InvalidPromptError("The prompt is empty: at least one token is needed.", param)
+    low, high = min(token_ids), max(token_ids)
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise InvalidPromptError(
+            f"Token id {wrong} is not in the vocabulary of 0 to {vocab_size - 1}.", param
+        )
+    if len(token_ids) >= max_model_len:
+        raise ContextLengthError(
+            max_model_len=max_model_len, prompt_tokens=len(token_ids), param=param
+        )
+
+
+def completion_room(prompt_tokens: int, max_tokens: int | None, max_model_len: int) -> int:
+    """How many tokens may be generated. Raises ContextLengthError where `max_tokens` is more."""
+    room = max_model_len - prompt_tokens
+    if room < (max_tokens or 1):
+        raise ContextLengthError(
+            max_model_len=max_model_len,
+            prompt_tokens=prompt_tokens,
+            requested_tokens=max_tokens or 1,
+        )
+    return max_tokens or room
+
+
+def check_sampling(sampling: SamplingOptions, vocab_size: int) -> None:
+    """Raise InvalidPromptError where an option names tokens that don't exist."""
+    for param, token_ids in (
+        ("logit_bias", sampling.logit_bias or ()),
+        ("stop_token_ids", sampling.stop_token_ids),
+    ):
+        for token_id in token_ids:
+            if not 0 <= token_id < vocab_size:
+                raise InvalidPromptError(
+                    f"Token id {token_id} in '{param}' is not in the vocabulary of 0 to "
+                    f"{vocab_size - 1}.",
+                    param,
+                )

@@ -1,0 +1,96 @@
+"""The environment vLLM, OpenMP and torch.compile read. What the user has set is never changed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from engine.config import EngineConfig
+from engine.models import cache_root
+
+
+def prepare_import() -> None:
+    """What has to be set before vLLM is imported; stays set."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # Standard output belongs to the program: `chat` is used in pipes.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    # The CPU build warns at every start of what is missing by design, such as Triton.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if _is_cpu_build() else "WARNING")
+
+
+@contextmanager
+def engine_processes(config: EngineConfig, *, cpu: bool, in_process: bool) -> Iterator[None]:
+    """The environment the engine's processes inherit, while they are being started."""
+    wanted: dict[str, str] = {}
+    if cpu:
+        wanted |= _cpu_variables(config)
+        if in_process:
+            # Without it vLLM puts the CPU worker back into a process of its own.
+            wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # vLLM preloads its OpenMP into what it starts; nothing started later should inherit that.
+    restored = {name: os.environ.get(name) for name in (*wanted, "LD_PRELOAD")}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        _restore(restored)
+
+
+def compiler_problem(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Why torch.compile can't work on this machine's CPU, or None where it can."""
+    compiler = environ.get("CXX") or "g++"
+    if shutil.which(compiler.split()[0]) is None:
+        return f"no C++ compiler ({compiler}) was found"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return "the headers of Python (Python.h) are missing"
+    return None
+
+
+def available_cores() -> int:
+    """Physical cores this program may use: a second thread of a core only gets in its way."""
+    allowed = len(os.sched_getaffinity(0))
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+
+
+def _cpu_variables(config: EngineConfig) -> dict[str, str]:
+    return {
+        # Binding would put the engines of two servers on the same core.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(config.cpu_threads or available_cores()),
+        # Threads that spin between operations starve whatever else runs on the machine.
+        "OMP_WAIT_POLICY": "passive",
+        "KMP_BLOCKTIME": "0",
+        # vLLM 0.32 saves what it has compiled for a CPU ahead of time, but can't load it again and
+        # compiles anew at every start. Without, torch's own cache serves, kept where it lasts.
+        "VLLM_USE_AOT_COMPILE": "0",
+        "TORCHINDUCTOR_CACHE_DIR": str(cache_root().parent / "torch-compile"),
+        # What they note about NUMA, Triton and themselves tells nothing that could be changed.
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TORCH_LOGS": "-torch._library.triton",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def _restore(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _is_cpu_build() -> bool:
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

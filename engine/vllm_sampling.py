@@ -1,0 +1,58 @@
+"""Sampling options and deltas between our words and vLLM's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from engine.base import EngineGenerateError, FinishReason, SamplingOptions, TokenDelta
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "abort": "abort",
+    "repetition": "stop",
+}
+
+
+def sampling_params(sampling: SamplingOptions, max_tokens: int) -> SamplingParams:
+    """Raises vLLM's VLLMValidationError for what it can't do."""
+    temperature, top_k = _temperature_and_top_k(sampling)
+    return SamplingParams(
+        n=sampling.n,
+        max_tokens=max_tokens,
+        min_tokens=sampling.min_tokens,
+        temperature=temperature,
+        top_p=sampling.top_p,
+        top_k=top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=sampling.ignore_eos,
+        logit_bias=dict(sampling.logit_bias) if sampling.logit_bias else None,
+        output_kind=RequestOutputKind.DELTA,
+        # These are made for one request, so vLLM need not copy them.
+        skip_clone=True,
+    )
+
+
+def delta_of(choice: Any, cached_tokens: int) -> TokenDelta:
+    """What vLLM's CompletionOutput tells. Raises EngineGenerateError where it tells of an error."""
+    finish: FinishReason | None = None
+    if choice.finish_reason is not None:
+        if choice.finish_reason == "error":
+            raise EngineGenerateError("The engine gave this request up after an internal error.")
+        finish = _FINISH[choice.finish_reason]
+    return TokenDelta(choice.index, choice.text, choice.token_ids, finish, cached_tokens)
+
+
+def _temperature_and_top_k(sampling: SamplingOptions) -> tuple[float, int]:
+    """vLLM allows one greedy choice only; the single likeliest token is the same for several."""
+    if sampling.temperature == 0 and sampling.n > 1:
+        return 1.0, 1
+    return sampling.temperature, sampling.top_k

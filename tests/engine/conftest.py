@@ -1,0 +1,122 @@
+"""Real engines for the tests, at most one alive at a time: each holds two gigabytes and a core."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from engine import models, vllm_engine
+from engine.base import EngineDeadError
+from engine.config import EMBEDDED_MODEL, EngineConfig
+from engine.vllm_engine import VLLMEngine
+
+# In the checkpoint "mistral" beside the tokenizer's own end of sequence.
+EXTRA_EOS = 7
+
+CONFIGS = {
+    "smollm2": EngineConfig(
+        model=EMBEDDED_MODEL,
+        max_model_len=1024,
+        max_num_seqs=8,
+        # Less than the longest prompt, so that prefills come in chunks.
+        max_num_batched_tokens=256,
+        block_size=32,
+        kv_cache_gib=0.25,
+        compile="off",
+        warmup=False,
+    ),
+    "mistral": EngineConfig(
+        model="mistral",
+        dtype="float32",
+        max_model_len=1024,
+        kv_cache_gib=0.25,
+        compile="off",
+        warmup=True,
+        max_num_seqs=4,
+    ),
+    "awq": EngineConfig(
+        model="awq", max_model_len=512, kv_cache_gib=0.25, compile="off", warmup=False
+    ),
+}
+
+
+class Engines:
+    """Starts the engine a test asks for, and stops it when a test asks for another."""
+
+    def __init__(self, checkpoint: Callable[[str], Path]) -> None:
+        self._checkpoint = checkpoint
+        self._name = ""
+        self._engine: VLLMEngine | None = None
+
+    async def use(self, name: str) -> VLLMEngine:
+        if self._engine is not None and self._name == name:
+            try:
+                await self._engine.check_health()
+            except EngineDeadError:
+                pass
+            else:
+                return self._engine
+        await self.stop()
+        self._engine = await vllm_engine.start(CONFIGS[name], str(self._checkpoint(name)))
+        self._name = name
+        return self._engine
+
+    async def stop(self) -> None:
+        if self._engine is not None:
+            await self._engine.close()
+            self._engine = None
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a named checkpoint, made once."""
+    made: dict[str, Path] = {}
+
+    def find(name: str) -> Path:
+        if name not in made:
+            smollm2 = models.resolve(EMBEDDED_MODEL).path
+            if name == "smollm2":
+                return smollm2
+            # Imports torch, which most tests here do without.
+            from tests.support.checkpoints import make_awq, make_mistral
+
+            target = tmp_path_factory.mktemp(name)
+            if name == "awq":
+                make_awq(smollm2, target)
+            else:
+                make_mistral(smollm2, target)
+                _set_generation_defaults(target)
+            made[name] = target
+        return made[name]
+
+    return find
+
+
+def _set_generation_defaults(checkpoint: Path) -> None:
+    """Sampling defaults as instruction-tuned checkpoints have them, which must not be applied,
+    and a further end-of-sequence token, which must."""
+    defaults = {"temperature": 2.0, "top_k": 3, "do_sample": True, "eos_token_id": [2, EXTRA_EOS]}
+    (checkpoint / "generation_config.json").write_text(json.dumps(defaults), "utf-8")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engines(checkpoint: Callable[[str], Path]) -> AsyncIterator[Engines]:
+    """Costs nothing until a test asks for an engine."""
+    pool = Engines(checkpoint)
+    yield pool
+    await pool.stop()
+
+
+@pytest.fixture
+def without_template(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
+    """The embedded model as a base model has it: no chat template."""
+    target = tmp_path / "base"
+    shutil.copytree(
+        checkpoint("smollm2"), target, ignore=shutil.ignore_patterns("chat_template.jinja")
+    )
+    return target

@@ -1,0 +1,280 @@
+"""What only a real engine can show: models, precision, caches, failures of its processes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import multiprocessing
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine import vllm_engine
+from engine.base import (
+    ChatMessage,
+    EngineDeadError,
+    EngineStartError,
+    GenerateRequest,
+    InvalidPromptError,
+    Prompt,
+    SamplingOptions,
+    StartPhase,
+    TokenDelta,
+)
+from engine.config import EngineConfig
+from engine.vllm_engine import VLLMEngine
+from tests.engine.conftest import CONFIGS, EXTRA_EOS, Engines
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.engine]
+
+_ids = (f"vllm-{number}" for number in itertools.count())
+Checkpoint = Callable[[str], Path]
+
+
+async def run(engine: VLLMEngine, prompt: Prompt, **options: Any) -> list[TokenDelta]:
+    sampling = SamplingOptions(**{"temperature": 0.0, "max_tokens": 24, **options})
+    return [d async for d in engine.generate(GenerateRequest(next(_ids), prompt, sampling))]
+
+
+async def ask(engine: VLLMEngine, question: str) -> str:
+    prompt = await engine.render([ChatMessage("user", question)])
+    return "".join(delta.text for delta in await run(engine, prompt))
+
+
+def tokens_of(deltas: list[TokenDelta]) -> list[int]:
+    return [token for delta in deltas for token in delta.token_ids]
+
+
+def processes() -> list[psutil.Process]:
+    """The engine's processes, children of this one."""
+    found = []
+    for child in multiprocessing.active_children():
+        process = psutil.Process(child.pid)
+        found += [process, *process.children(recursive=True)]
+    return found
+
+
+async def test_smollm2_knows_the_capital_of_japan_and_two_plus_two(engines: Engines) -> None:
+    engine = await engines.use("smollm2")
+    assert "Tokyo" in await ask(engine, "What is the capital of Japan?")
+    assert "4" in await ask(engine, "What is 2+2?")
+
+
+async def test_it_says_what_it_serves(engines: Engines, checkpoint: Checkpoint) -> None:
+    info = (await engines.use("smollm2")).info
+    assert (info.architecture, info.dtype, info.quantization) == (
+        "LlamaForCausalLM",
+        "bfloat16",
+        None,
+    )
+    assert info.max_model_len == 1024
+    assert info.max_num_seqs == 8
+    assert info.kv_cache_tokens is not None
+    assert info.kv_cache_tokens >= info.max_model_len
+    assert (
+        info.vocab_size
+        == json.loads((checkpoint("smollm2") / "config.json").read_text())["vocab_size"]
+    )
+
+
+async def test_prompts_are_rendered_as_transformers_renders_them(
+    engines: Engines, checkpoint: Checkpoint
+) -> None:
+    from transformers import AutoTokenizer
+
+    engine = await engines.use("smollm2")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("smollm2"))
+    for turns in (
+        [("user", "Hello 🙂")],
+        [("system", "Be brief."), ("user", "a\nb"), ("assistant", "c"), ("user", " d ")],
+    ):
+        wanted = tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns],
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        messages = [ChatMessage(role, content) for role, content in turns]  # type: ignore[arg-type]
+        assert list((await engine.render(messages)).token_ids) == wanted
+    assert list((await engine.render("Once upon")).token_ids) == tokenizer.encode("Once upon")
+
+
+async def test_a_repeated_prompt_comes_from_the_prefix_cache(engines: Engines) -> None:
+    engine = await engines.use("smollm2")
+    prompt = Prompt([1000 + 7 * i for i in range(200)])
+    first = await run(engine, prompt, max_tokens=2)
+    again = await run(engine, prompt, max_tokens=2)
+    assert {delta.cached_tokens for delta in first} == {0}
+    (cached,) = {delta.cached_tokens for delta in again}
+    # Whole blocks, and never the whole prompt: its last token has to be computed.
+    assert cached == 192
+    assert tokens_of(first) == tokens_of(again)
+
+
+async def test_a_prompt_longer_than_a_step_is_read_in_chunks(engines: Engines) -> None:
+    engine = await engines.use("smollm2")
+    limit = CONFIGS["smollm2"].max_num_batched_tokens
+    assert limit is not None
+    question = "ignore this line please\n" * 150 + "What is the capital of Japan?"
+    prompt = await engine.render([ChatMessage("user", question)])
+    assert len(prompt.token_ids) > 2 * limit
+    assert len(tokens_of(await run(engine, prompt, max_tokens=5, ignore_eos=True))) == 5
+
+
+async def test_vllms_own_metrics_name_the_model_as_configured(engines: Engines) -> None:
+    from prometheus_client import generate_latest
+
+    engine = await engines.use("smollm2")
+    await run(engine, Prompt([5, 6, 7]), max_tokens=1)
+    text = generate_latest().decode()
+    assert 'vllm:num_requests_running{engine="0",model_name="smollm2-135m-instruct"}' in text
+
+
+async def test_without_a_chat_template_prompts_work_and_chats_are_refused(
+    without_template: Path,
+) -> None:
+    vllm_engine.import_vllm()
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.tokenizers import get_tokenizer
+
+    from engine.vllm_render import PromptRenderer
+
+    settings = AsyncEngineArgs(model=str(without_template)).create_model_config()
+    renderer = PromptRenderer(get_tokenizer(without_template), settings)
+    assert (await renderer.render("Once upon")).token_ids
+    with pytest.raises(InvalidPromptError, match="no chat template") as refused:
+        await renderer.render([ChatMessage("user", "Hello")])
+    assert refused.value.param == "messages"
+    renderer.close()
+
+
+async def test_a_mistral_applies_its_window_and_equals_transformers(
+    engines: Engines, checkpoint: Checkpoint
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    engine = await engines.use("mistral")
+    assert (engine.info.architecture, engine.info.dtype) == ("MistralForCausalLM", "float32")
+    near = [300 + 11 * i for i in range(200)]
+    far, other_far = [5000 + 13 * i for i in range(300)], [20000 + 17 * i for i in range(300)]
+    got = tokens_of(await run(engine, Prompt(far + near), max_tokens=16, ignore_eos=True))
+    # One layer with a window of 64 can't see what lies 200 tokens back.
+    same = tokens_of(await run(engine, Prompt(other_far + near), max_tokens=16, ignore_eos=True))
+    assert got == same
+    model = AutoModelForCausalLM.from_pretrained(checkpoint("mistral"), dtype=torch.float32)
+    assert got == _greedy(model, far + near, 16)
+    model.config.sliding_window = None
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = None
+    assert _greedy(model, far + near, 16) != _greedy(model, other_far + near, 16)
+
+
+def _greedy(model: Any, tokens: list[int], count: int) -> list[int]:
+    import torch
+
+    tokens = list(tokens)
+    for _ in range(count):
+        with torch.no_grad():
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[-count:]
+
+
+async def test_the_checkpoints_further_end_tokens_end_an_answer(engines: Engines) -> None:
+    engine = await engines.use("mistral")
+    forced: dict[str, Any] = {"logit_bias": {EXTRA_EOS: 100.0}, "max_tokens": 5}
+    ended = await run(engine, Prompt([5, 6, 7]), **forced)
+    assert tokens_of(ended) == [EXTRA_EOS]
+    assert ended[-1].finish_reason == "stop"
+    ignored = await run(engine, Prompt([5, 6, 7]), ignore_eos=True, **forced)
+    assert tokens_of(ignored) == [EXTRA_EOS] * 5
+
+
+async def test_a_start_times_its_phases_and_its_warm_up_is_not_counted(engines: Engines) -> None:
+    engine = await engines.use("mistral")
+    names = [phase.name for phase in engine.start_phases]
+    assert names[:2] == ["import", "load"]
+    assert names[-1].startswith("warm-up 4x")
+    assert all(phase.seconds >= 0 for phase in engine.start_phases)
+    deltas = await run(engine, Prompt([9] * 40), max_tokens=1)
+    assert deltas[0].cached_tokens == 0
+
+
+async def test_an_awq_checkpoint_loads_as_such_and_knows_the_capital_of_japan(
+    engines: Engines,
+) -> None:
+    engine = await engines.use("awq")
+    assert engine.info.quantization is not None
+    assert "awq" in engine.info.quantization
+    assert "Tokyo" in await ask(engine, "What is the capital of Japan?")
+
+
+async def test_what_cannot_be_loaded_says_why_and_leaves_nothing(
+    engines: Engines, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    await engines.stop()
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint("mistral"), broken)
+    (broken / "config.json").write_text("{}")
+    config = CONFIGS["mistral"]
+    with pytest.raises(EngineStartError, match="model_type"):
+        await vllm_engine.start(config, str(broken))
+    with pytest.raises(EngineStartError, match="quantization"):
+        await vllm_engine.start(
+            EngineConfig(quantization="rot13", compile="off"), str(checkpoint("mistral"))
+        )
+    # This one fails inside the engine's process.
+    small = config.model_copy(update={"kv_cache_gib": 1e-4})
+    with pytest.raises(EngineStartError, match="raise kv_cache_gib"):
+        await vllm_engine.start(small, str(checkpoint("mistral")))
+    assert processes() == []
+
+
+async def test_a_cancelled_start_leaves_nothing(engines: Engines, checkpoint: Checkpoint) -> None:
+    await engines.stop()
+    loading = asyncio.Event()
+
+    def report(phase: StartPhase | str) -> None:
+        if phase == "load":
+            loading.set()
+
+    start = asyncio.create_task(
+        vllm_engine.start(CONFIGS["mistral"], str(checkpoint("mistral")), report=report)
+    )
+    await loading.wait()
+    async with asyncio.timeout(60):
+        while not processes():
+            await asyncio.sleep(0.05)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert processes() == []
+
+
+async def test_a_killed_engine_fails_what_runs_and_can_still_be_closed(engines: Engines) -> None:
+    engine = await engines.use("smollm2")
+    prompt = await engine.render("Once upon a time")
+    request = GenerateRequest(
+        next(_ids), prompt, SamplingOptions(max_tokens=900, ignore_eos=True, n=2)
+    )
+    deltas = engine.generate(request)
+    await anext(deltas)
+    for process in processes():
+        process.send_signal(signal.SIGKILL)
+    async with asyncio.timeout(10):
+        with pytest.raises(EngineDeadError):
+            async for _ in deltas:
+                pass
+        with pytest.raises(EngineDeadError):
+            await engine.check_health()
+        with pytest.raises(EngineDeadError):
+            await run(engine, prompt)
+        await engine.drain()
+        await engine.close()
+        await engine.close()
+    assert processes() == []
