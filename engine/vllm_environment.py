@@ -22,8 +22,13 @@ def prepare_import() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # Standard output belongs to the program: `chat` is used in pipes.
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    cpu = _is_cpu_build()
     # The CPU build warns at every start of what is missing by design, such as Triton.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if _is_cpu_build() else "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if cpu else "WARNING")
+    if cpu:
+        # What torch compiles is kept where it lasts; torch's own default is below /tmp, and torch
+        # sets it when imported.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root().parent / "torch-compile"))
 
 
 @contextmanager
@@ -70,9 +75,8 @@ def _cpu_variables(config: EngineConfig) -> dict[str, str]:
         "OMP_WAIT_POLICY": "passive",
         "KMP_BLOCKTIME": "0",
         # vLLM 0.32 saves what it has compiled for a CPU ahead of time, but can't load it again and
-        # compiles anew at every start. Without, torch's own cache serves, kept where it lasts.
+        # compiles anew at every start. Without, torch's own cache serves.
         "VLLM_USE_AOT_COMPILE": "0",
-        "TORCHINDUCTOR_CACHE_DIR": str(cache_root().parent / "torch-compile"),
         # What they note about NUMA, Triton and themselves tells nothing that could be changed.
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "TORCH_LOGS": "-torch._library.triton",
