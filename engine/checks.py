@@ -14,15 +14,20 @@ def check_prompt(
     ContextLengthError where there is no room for one more token. `param` is blamed."""
     if not token_ids:
         raise InvalidPromptError("The prompt is empty: at least one token is needed.", param)
-    low, high = min(token_ids), max(token_ids)
+    check_token_ids(token_ids, vocab_size=vocab_size, param=param)
+    if len(token_ids) >= max_model_len:
+        raise ContextLengthError(
+            max_model_len=max_model_len, prompt_tokens=len(token_ids), param=param
+        )
+
+
+def check_token_ids(token_ids: Sequence[int], *, vocab_size: int, param: str) -> None:
+    """Raise InvalidPromptError for a token id that doesn't exist. `param` is blamed."""
+    low, high = min(token_ids, default=0), max(token_ids, default=0)
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
         raise InvalidPromptError(
             f"Token id {wrong} is not in the vocabulary of 0 to {vocab_size - 1}.", param
-        )
-    if len(token_ids) >= max_model_len:
-        raise ContextLengthError(
-            max_model_len=max_model_len, prompt_tokens=len(token_ids), param=param
         )
 
 

@@ -27,7 +27,7 @@ from engine.base import (
     StartPhase,
     TokenDelta,
 )
-from engine.checks import check_prompt, check_sampling, completion_room
+from engine.checks import check_prompt, check_sampling, check_token_ids, completion_room
 from engine.config import EngineConfig
 from engine.meter import Meter
 from engine.scripted import BOS, VOCAB_SIZE, ScriptedSequence, encode, render_chat
@@ -101,6 +101,7 @@ class SimulatedEngine:
         return [BOS, *tokens] if add_special_tokens else tokens
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
+        check_token_ids(token_ids, vocab_size=VOCAB_SIZE, param="tokens")
         return bytes(token for token in token_ids if token < BOS).decode(errors="replace")
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:

@@ -17,7 +17,7 @@ from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_conte
 from vllm.tokenizers.mistral import MistralTokenizer
 
 from engine.base import ChatMessage, InvalidPromptError, Prompt
-from engine.checks import check_prompt
+from engine.checks import check_prompt, check_token_ids
 
 # Half a millisecond of work; a thread costs a tenth of one.
 INLINE_CHARACTERS = 2048
@@ -92,12 +92,7 @@ class PromptRenderer:
         return list(encoded)
 
     def _decode(self, token_ids: list[int]) -> str:
-        check_prompt(
-            token_ids or (0,),
-            vocab_size=self._vocab_size,
-            max_model_len=len(token_ids) + 2,
-            param="tokens",
-        )
+        check_token_ids(token_ids, vocab_size=self._vocab_size, param="tokens")
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def _render_chat(self, messages: Sequence[ChatMessage]) -> Prompt:

@@ -131,6 +131,15 @@ async def test_half_a_surrogate_pair_is_refused(engine: Engine) -> None:
         await engine.render([ChatMessage("user", "\ud83d")])
 
 
+@pytest.mark.parametrize("token_ids", [[-1], [10**9], [1, 10**30]])
+async def test_token_ids_that_do_not_exist_have_no_text(
+    engine: Engine, token_ids: list[int]
+) -> None:
+    with pytest.raises(InvalidPromptError) as refused:
+        await engine.detokenize(token_ids)
+    assert refused.value.param == "tokens"
+
+
 @pytest.mark.parametrize("text", TEXTS)
 async def test_detokenize_undoes_tokenize(engine: Engine, text: str) -> None:
     for special in (True, False):
