@@ -51,7 +51,7 @@ def serve(
       gateway serve --config mistral-7b-awq --host 0.0.0.0
       GATEWAY_SERVER__PORT=8100 gateway serve --set engine.max_num_seqs=64
 
-    [b]Exit codes[/b]  0 stopped cleanly · 1 could not start or died ·
+    [b]Exit codes[/b]  0 stopped cleanly · 1 could not start ·
     2 wrong usage or configuration · 130 stopped by a second signal
     """
     overrides = {
