@@ -21,7 +21,7 @@ from engine.config import EngineConfig
 from gateway.admission import Admission
 from gateway.api import chat, completions, models, ops, tokens
 from gateway.api.schemas import openapi
-from gateway.asgi import CLIENT_CLOSED, RequestContext
+from gateway.asgi import CLIENT_CLOSED, RequestContext, error_response
 from gateway.auth import Authenticator
 from gateway.cancellation import CallScopes
 from gateway.config import GatewayConfig
@@ -121,9 +121,7 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
     known = as_api_error(error)
     if not isinstance(error, APIError) and known.status >= 500:
         logger.error("request failed: %r", error)
-    return Response(
-        known.body(), known.status, headers=known.headers, media_type="application/json"
-    )
+    return error_response(known)
 
 
 async def _answer_nobody(_request: Request, _error: Exception) -> Response:

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import APIError, as_api_error, draining
@@ -60,12 +61,12 @@ class RequestContext:
         except asyncio.CancelledError:
             # The server is closing its connections; only what it never began is cancelled here.
             if status is None:
-                await _send_error(draining(), send_with_id)
+                await error_response(draining())(scope, receive, send_with_id)
         except Exception as error:
             logger.exception("request %s failed", request_id)
             if status is not None:
                 raise
-            await _send_error(as_api_error(error), send_with_id)
+            await error_response(as_api_error(error))(scope, receive, send_with_id)
         finally:
             self._record(scope, status or CLIENT_CLOSED, arrived)
 
@@ -83,12 +84,8 @@ class RequestContext:
         )
 
 
-async def _send_error(error: APIError, send: Send) -> None:
-    body = error.body()
-    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    headers += [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def error_response(error: APIError) -> Response:
+    """The HTTP answer that `error` is."""
+    return Response(
+        error.body(), error.status, headers=error.headers, media_type="application/json"
+    )

@@ -24,6 +24,7 @@ from engine.base import (
     SamplingOptions,
     TokenDelta,
 )
+from engine.checks import completion_room
 from gateway.admission import Admission, Permit
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
@@ -88,19 +89,13 @@ class Pipeline:
 
 
 async def _render(engine: Engine, source: Source, call: Call) -> Prompt:
+    limit = engine.info.max_model_len
     try:
         prompt = await engine.render(source)
+        completion_room(len(prompt.token_ids), call.sampling.max_tokens, limit)
     except ContextLengthError as error:
         error.param = error.param or call.param
         raise
-    limit, wanted = engine.info.max_model_len, call.sampling.max_tokens or 1
-    if len(prompt.token_ids) + wanted > limit:
-        raise ContextLengthError(
-            max_model_len=limit,
-            prompt_tokens=len(prompt.token_ids),
-            requested_tokens=wanted,
-            param=call.param,
-        )
     if len(prompt.token_ids) + call.sampling.min_tokens > limit:
         raise InvalidPromptError(
             f"Invalid 'min_tokens': {call.sampling.min_tokens} more tokens don't fit into the "

@@ -7,6 +7,7 @@ import hashlib
 import secrets
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -114,6 +115,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(16)}"
 
 
+@lru_cache(maxsize=1)
 def fingerprint(info: EngineInfo) -> str:
     """`system_fingerprint`: changes when what answers changes, so that `seed` can be judged."""
     return "fp_" + hashlib.sha256(msgspec.json.encode(info)).hexdigest()[:12]

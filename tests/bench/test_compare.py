@@ -281,7 +281,14 @@ async def test_wrong_usage_of_a_comparison_exits_2(wrong: tuple[str, ...]) -> No
     assert b"Traceback" not in err
 
 
+def living_children() -> set[int]:
+    """Process ids below this one."""
+    found = psutil.Process(os.getpid()).children(recursive=True)
+    return {one.pid for one in found if one.is_running()}
+
+
 async def test_a_contender_that_does_not_start_exits_2_by_name() -> None:
+    before = living_children()  # other tests may have left multiprocessing's tracker
     child = await started(
         "--server", f"good={FAKE}", "--server", "bad={python} -c 1/0 {port}",
         module="bench.compare",
@@ -291,6 +298,4 @@ async def test_a_contender_that_does_not_start_exits_2_by_name() -> None:
     assert child.returncode == 2
     assert "bad: the server ended with exit code 1" in err.decode()
     assert "ZeroDivisionError" in err.decode()
-    assert not [
-        one.pid for one in psutil.Process(os.getpid()).children(recursive=True) if one.is_running()
-    ]
+    assert not living_children() - before

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 import psutil
 import pytest
 
+from bench.server import free_port
 from gateway.commands.remote import normalised_url
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
-from tests.support.ports import free_port
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 CHAT = [sys.executable, "-m", "gateway", "chat"]

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
+from bench.server import free_port
 from engine.config import EMBEDDED_MODEL
 from tests.gateway.test_hangups import request_bytes
-from tests.support.ports import free_port
 
 START_S = 240
 

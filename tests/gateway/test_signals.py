@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from bench.server import free_port
 from tests.gateway.test_hangups import LONG, request_bytes
-from tests.support.ports import free_port
 
 
 @dataclass
