@@ -15,9 +15,11 @@ Exceptions (all below `EngineError`)::
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+import msgspec
 
 FinishReason = Literal["stop", "length", "abort"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -125,9 +127,8 @@ class GenerateRequest:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenDelta:
-    """What one choice gained since its last delta.
+class TokenDelta(msgspec.Struct, frozen=True, gc=False):
+    """What one choice gained since its last delta. One is made for every token, hence the type.
 
     `token_ids` counts towards `completion_tokens` even where `text` is empty (a token that ends
     a stop string, or half of a character). `finish_reason` is set on a choice's last delta only.
@@ -139,6 +140,31 @@ class TokenDelta:
     token_ids: Sequence[int]
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+
+
+class Sink(Protocol):
+    """Takes what one request generates, on the event loop.
+
+    An engine calls it for every token of every request within the same step: it must return at
+    once, and never waits for a reader.
+    """
+
+    def delta(self, delta: TokenDelta) -> None:
+        """One choice gained something. Each choice's last delta has a `finish_reason`."""
+        ...
+
+    def failed(self, error: EngineError) -> None:
+        """The request is over without having finished; nothing else follows."""
+        ...
+
+
+class Submission(Protocol):
+    """A request inside the engine."""
+
+    def abort(self) -> None:
+        """Forget the request and free its KV blocks; its sink hears nothing more. Idempotent, and
+        harmless once the request is over."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +235,11 @@ class Engine(Protocol):
 
     async def detokenize(self, token_ids: Sequence[int]) -> str: ...
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
-        """Yield deltas until every choice has finished.
+    def submit(self, request: GenerateRequest, sink: Sink) -> Submission:
+        """Begin to generate; `sink` is told what comes, and why it ended.
 
-        Closing the generator, or cancelling the task that iterates it, aborts the request inside
-        the engine and frees its KV blocks. Raises InvalidPromptError, EngineGenerateError,
-        EngineDeadError.
+        Raises InvalidPromptError, EngineDeadError; then `sink` is told nothing. See
+        `engine.streaming.generate` for an asynchronous iterator instead.
         """
         ...
 

@@ -89,6 +89,11 @@ class EngineConfig(Frozen):
     executor: Literal["auto", "uni", "mp", "ray"] = Field(
         "auto", description="auto: in the engine's own process where one device suffices"
     )
+    vllm_interface: Literal["auto", "public"] = Field(
+        "auto",
+        description="auto: tokens come in one pass for each engine step, where the installed vLLM "
+        "is one this was written for; public: through its documented interface, which costs more",
+    )
     warmup: bool = Field(True, description="run the sizes that will be served before readiness")
     parallel: ParallelConfig = ParallelConfig()
     simulated: SimulatedConfig = SimulatedConfig()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 WINDOW_S = 5.0
 
@@ -28,19 +27,18 @@ class Meter:
         self.prompt_tokens = 0
         self.generation_tokens = 0
 
-    @contextmanager
-    def inside(self, sequences: int) -> Iterator[None]:
-        """Count `sequences` as live until the block ends."""
+    def enter(self, sequences: int) -> None:
+        """So many sequences are live from now on."""
         if not self.live:
             self._busy_since = self._clock()
         self.live += sequences
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self.live -= sequences
-            if not self.live:
-                self._idle.set()
+
+    def leave(self, sequences: int) -> None:
+        """So many are over."""
+        self.live -= sequences
+        if not self.live:
+            self._idle.set()
 
     async def idle(self) -> None:
         """Return once nothing is live."""

@@ -15,6 +15,7 @@ from engine.base import (
     SamplingOptions,
     TokenDelta,
 )
+from engine.stops import StopStrings
 
 BOS, EOS, END = 256, 257, 258
 ROLES = {"system": 259, "developer": 260, "user": 261, "assistant": 262, "tool": 263}
@@ -38,24 +39,21 @@ class ScriptedSequence:
         self._sampling = sampling
         self._answer = answer
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._held = ""
-        # Text that may still turn out to be the beginning of a stop string is not sent yet.
-        self._hold = max((len(stop) for stop in sampling.stop), default=1) - 1
+        self._stops = StopStrings(sampling.stop)
 
     def advance(self) -> TokenDelta:
         """Produce the next token."""
         token = self._next_token()
         self.produced += 1
         finish = self._finish(token)
-        stops = finish == "stop"
-        if token < BOS and not stops:
-            self._held += self._decoder.decode(bytes((token,)))
-        cut = self._stop_position() if self.produced > self._sampling.min_tokens else None
-        if cut is not None:
-            finish, text = "stop", self._held[:cut]
-        else:
-            sent = len(self._held) if finish else max(0, len(self._held) - self._hold)
-            text, self._held = self._held[:sent], self._held[sent:]
+        text = ""
+        if token < BOS and finish != "stop":
+            ignored = self.produced <= self._sampling.min_tokens
+            decoded = self._decoder.decode(bytes((token,)))
+            text, stopped = self._stops.push(decoded, ignored=ignored)
+            finish = "stop" if stopped else finish
+        if finish is not None:
+            text += self._stops.rest()
         self.finished = finish is not None
         return TokenDelta(self._index, text, (token,), finish)
 
@@ -70,15 +68,6 @@ class ScriptedSequence:
         if token == EOS or (enough and token in self._sampling.stop_token_ids):
             return "stop"
         return "length" if self.produced >= self._limit else None
-
-    def _stop_position(self) -> int | None:
-        """Where the text is cut: the beginning of the stop string that is complete first."""
-        found = [
-            (position + len(stop), position)
-            for stop in self._sampling.stop
-            if stop and (position := self._held.find(stop)) >= 0
-        ]
-        return min(found)[1] if found else None
 
 
 def render_chat(messages: Sequence[ChatMessage]) -> list[int]:

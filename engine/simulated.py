@@ -11,21 +11,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from engine.base import (
     ChatMessage,
     EngineDeadError,
+    EngineError,
     EngineGenerateError,
     EngineInfo,
     EngineStats,
     GenerateRequest,
     Prompt,
     SamplingOptions,
+    Sink,
     StartPhase,
-    TokenDelta,
+    Submission,
 )
 from engine.checks import check_prompt, check_sampling, check_token_ids, completion_room
 from engine.config import EngineConfig
@@ -104,29 +106,21 @@ class SimulatedEngine:
         check_token_ids(token_ids, vocab_size=VOCAB_SIZE, param="tokens")
         return bytes(token for token in token_ids if token < BOS).decode(errors="replace")
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+    def submit(self, request: GenerateRequest, sink: Sink) -> Submission:
         self._raise_if_dead()
         sampling, prompt_tokens = request.sampling, len(request.prompt.token_ids)
         check_sampling(sampling, VOCAB_SIZE)
         limit = completion_room(prompt_tokens, sampling.max_tokens, self._info.max_model_len)
         self._requests += 1
-        call = _Call(fails_at=self._failure_point(sampling, limit))
-        sequences = [
+        call = _Call(self, sink, self._failure_point(sampling, limit))
+        self._meter.enter(sampling.n)
+        self._waiting.extend(
             _Sequence(call, ScriptedSequence(index, limit, sampling, self._answer), prompt_tokens)
             for index in range(sampling.n)
-        ]
-        with self._meter.inside(sampling.n):
-            try:
-                self._submit(sequences)
-                unfinished = sampling.n
-                while unfinished:
-                    item = await call.deltas.get()
-                    if isinstance(item, Exception):
-                        raise item
-                    unfinished -= item.finish_reason is not None
-                    yield item
-            finally:
-                self._drop(call)
+        )
+        if self._stepping is None or self._stepping.done():
+            self._stepping = asyncio.create_task(self._run(), name="simulated engine")
+        return call
 
     def stats(self) -> EngineStats:
         held = sum(sequence.prompt_tokens + sequence.script.produced for sequence in self._running)
@@ -165,23 +159,18 @@ class SimulatedEngine:
         ends = limit if sampling.ignore_eos else min(limit, len(self._answer) + 1)
         return max(1, ends // 2)
 
-    def _submit(self, sequences: Sequence[_Sequence]) -> None:
-        self._waiting.extend(sequences)
-        if self._stepping is None or self._stepping.done():
-            self._stepping = asyncio.create_task(self._run(), name="simulated engine")
-
     def _drop(self, call: _Call) -> None:
         call.over = True
-        self._waiting = deque(s for s in self._waiting if not s.call.over)
-        self._running = [s for s in self._running if not s.call.over]
+        before = len(self._waiting) + len(self._running)
+        self._waiting = deque(s for s in self._waiting if s.call is not call)
+        self._running = [s for s in self._running if s.call is not call]
+        self._meter.leave(before - len(self._waiting) - len(self._running))
 
     def _die(self, cause: str) -> None:
         if self._dead is None:
             self._dead = cause
-        for call in {id(s.call): s.call for s in (*self._running, *self._waiting)}.values():
-            call.deltas.put_nowait(EngineDeadError(f"The simulated engine died: {cause}."))
-        self._running.clear()
-        self._waiting.clear()
+        for call in {s.call for s in (*self._running, *self._waiting)}:
+            call.fail(EngineDeadError(f"The simulated engine died: {cause}."))
 
     async def _run(self) -> None:
         while self._running or self._waiting:
@@ -203,18 +192,21 @@ class SimulatedEngine:
 
     def _step(self, prefill: int) -> None:
         before = self._produced
-        for sequence in self._running:
+        for sequence in list(self._running):
             if self._dies_now():
                 break
             call = sequence.call
-            if call.fails_at is not None and sequence.script.produced >= call.fails_at:
-                if not call.over:
-                    call.over = True
-                    call.deltas.put_nowait(EngineGenerateError("The request failed, as told."))
+            if call.over:
                 continue
-            call.deltas.put_nowait(sequence.script.advance())
+            if call.fails_at is not None and sequence.script.produced >= call.fails_at:
+                call.fail(EngineGenerateError("The request failed, as told."))
+                continue
+            delta = sequence.script.advance()
             self._produced += 1
-        self._running = [s for s in self._running if not (s.script.finished or s.call.over)]
+            if sequence.script.finished:
+                self._running.remove(sequence)
+                self._meter.leave(1)
+            call.sink.delta(delta)
         self._meter.step(prefill, self._produced - before)
         if self._dies_now():
             self._die(f"it produced {self._produced} tokens, as told")
@@ -226,11 +218,20 @@ class SimulatedEngine:
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """One `generate()`: where its sequences' deltas go, and when it fails if it must."""
+    """One submission: who hears of it, and when it fails if it must."""
 
+    engine: SimulatedEngine
+    sink: Sink
     fails_at: int | None
-    deltas: asyncio.Queue[TokenDelta | Exception] = field(default_factory=asyncio.Queue)
     over: bool = False
+
+    def abort(self) -> None:
+        if not self.over:
+            self.engine._drop(self)
+
+    def fail(self, error: EngineError) -> None:
+        self.abort()
+        self.sink.failed(error)
 
 
 @dataclass(eq=False, slots=True)

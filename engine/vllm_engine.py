@@ -1,21 +1,23 @@
 """vLLM in its own processes, driven from this one's event loop.
 
-What is relied on beyond vLLM's documented interface: `AsyncLLM(vllm_config=…, executor_class=…)`
-may be constructed in a thread; `AsyncLLM.output_processor` knows the unfinished requests,
-`.engine_core.resources` the processes and tasks, `.renderer` the tokenizer; closing `generate()`
-aborts; a stat logger is called after each step; the CPU platform honours the `uni` executor only
-with VLLM_ENABLE_V1_MULTIPROCESSING=0. Checked with vLLM 0.32 and its source.
+Tokens come by one of two paths: `vllm_direct`, one pass for each engine step, where the installed
+vLLM has the internals that takes (`vllm_shape`); else `vllm_public`, vLLM's documented interface.
+
+What is relied on besides: `AsyncLLM(vllm_config=…, executor_class=…)` may be constructed in a
+thread; `.engine_core.resources` knows the processes and tasks, `.renderer` the tokenizer; a stat
+logger is called after each step; the CPU platform honours the `uni` executor only with
+VLLM_ENABLE_V1_MULTIPROCESSING=0. Checked with vLLM 0.32 and its source.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import time
 import warnings
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine import vllm_environment as environment
 from engine.base import (
@@ -29,8 +31,9 @@ from engine.base import (
     GenerateRequest,
     InvalidPromptError,
     Prompt,
+    Sink,
     StartPhase,
-    TokenDelta,
+    Submission,
 )
 from engine.checks import check_sampling, completion_room
 from engine.config import EngineConfig
@@ -39,6 +42,8 @@ from engine.meter import Meter
 if TYPE_CHECKING:
     from engine.vllm_render import PromptRenderer
     from engine.vllm_stats import StepStats
+
+logger = logging.getLogger(__name__)
 
 # How long vLLM's processes may take to end before they are killed. On a CPU they hold nothing that
 # would outlive them, and Python alone takes seconds to take them down.
@@ -80,6 +85,7 @@ async def start(
     engine = VLLMEngine(config, llm, renderer, meter, steps)
     ended("load", begun)
     try:
+        await engine.open()
         if config.warmup:
             phases += await engine.warm_up(tell)
     except EngineError as error:
@@ -102,13 +108,25 @@ def import_vllm() -> None:
             # vLLM, torch and transformers deprecate one another; not ours to change.
             warnings.simplefilter("ignore")
             import engine.vllm_launch
+            import engine.vllm_public
             import engine.vllm_render
-            import engine.vllm_sampling
             import engine.vllm_stats  # noqa: F401
     except ImportError as error:
         raise EngineStartError(
             f"vLLM can't be imported ({error}); install the locked requirements"
         ) from error
+
+
+class TokenPath(Protocol):
+    """How requests get into vLLM and their tokens out."""
+
+    def submit(self, request: GenerateRequest, room: int, sink: Sink) -> Submission:
+        """As `Engine.submit`; at most `room` tokens. Raises vLLM's exceptions."""
+        ...
+
+    async def close(self) -> None:
+        """Fail what is unfinished and take nothing from vLLM any more."""
+        ...
 
 
 class VLLMEngine:
@@ -130,6 +148,8 @@ class VLLMEngine:
         self._steps = steps
         self._dead_error: type[Exception] = exceptions.EngineDeadError
         self._renderer = renderer
+        self._path: TokenPath | None = None
+        self._wants_direct = config.vllm_interface == "auto"
         self._info = _describe(config, llm)
         self._capacity = self._info.max_num_seqs * config.parallel.data
         self._closing: asyncio.Task[None] | None = None
@@ -147,30 +167,25 @@ class VLLMEngine:
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         return await self._renderer.detokenize(token_ids)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
-        from engine.vllm_sampling import delta_of
+    async def open(self) -> None:
+        """Choose the token path. Once, before any request."""
+        from engine.vllm_public import PublicPath
 
-        await self.check_health()
+        self._path = await self._direct_path()
+        if self._path is None:
+            self._path = PublicPath(self._llm, self._meter, self._known)
+
+    def submit(self, request: GenerateRequest, sink: Sink) -> Submission:
+        self._raise_if_dead()
+        if self._path is None:
+            raise EngineDeadError("The engine has not been opened.")
+        check_sampling(request.sampling, self._info.vocab_size)
+        prompt_tokens = len(request.prompt.token_ids)
+        room = completion_room(prompt_tokens, request.sampling.max_tokens, self._info.max_model_len)
         try:
-            parameters = self._parameters(request)
+            return self._path.submit(request, room, sink)
         except Exception as error:
             raise self._known(error) from error
-        prompt = {"type": "token", "prompt_token_ids": list(request.prompt.token_ids)}
-        finished = False
-        with self._meter.inside(request.sampling.n):
-            outputs = self._llm.generate(prompt, parameters, request.request_id)
-            try:
-                async for output in outputs:
-                    finished = output.finished
-                    cached = output.num_cached_tokens or 0
-                    for choice in output.outputs:
-                        yield delta_of(choice, cached)
-            except Exception as error:
-                raise self._known(error) from error
-            finally:
-                await outputs.aclose()
-                if not finished:
-                    await self._abort(request.request_id)
 
     def stats(self) -> EngineStats:
         # The scheduler tells its figures only when a step ends. What has been sent but isn't
@@ -188,6 +203,9 @@ class VLLMEngine:
         )
 
     async def check_health(self) -> None:
+        self._raise_if_dead()
+
+    def _raise_if_dead(self) -> None:
         if self._closing is not None or self._llm.errored:
             raise EngineDeadError("The engine has stopped and has to be started again.")
 
@@ -209,13 +227,20 @@ class VLLMEngine:
         self._meter.reset()
         return phases
 
-    def _parameters(self, request: GenerateRequest) -> Any:
-        from engine.vllm_sampling import sampling_params
+    async def _direct_path(self) -> TokenPath | None:
+        if not self._wants_direct:
+            return None
+        from engine.vllm_shape import mismatch
 
-        check_sampling(request.sampling, self._info.vocab_size)
-        prompt_tokens = len(request.prompt.token_ids)
-        room = completion_room(prompt_tokens, request.sampling.max_tokens, self._info.max_model_len)
-        return sampling_params(request.sampling, room)
+        reason = mismatch(self._llm)
+        if reason is None:
+            from engine.vllm_direct import DirectPath
+
+            path = DirectPath(self._llm, self._meter)
+            await path.ready()
+            return path
+        logger.warning("tokens take vLLM's public path, which costs more: %s", reason)
+        return None
 
     def _known(self, error: Exception) -> EngineError:
         """vLLM's exceptions as ours."""
@@ -230,21 +255,14 @@ class VLLMEngine:
         cause = error.__cause__ or error
         return EngineGenerateError(f"The engine failed: {cause!r}")
 
-    async def _abort(self, request_id: str) -> None:
-        """For a request that was cancelled on its way to the engine, which vLLM forgets."""
-        if self._closing is None and not self._llm.errored:
-            with suppress(self._dead_error):
-                await self._llm.abort(request_id)
-
     async def _close(self) -> None:
         from engine.vllm_processes import end, family
 
         resources = self._llm.engine_core.resources
         owned = getattr(resources.engine_manager, "processes", ())
         processes = family(owned)
-        # First the reader of the outputs, who would report the engine's end as a failure.
-        await _cancelled(self._llm.output_handler)
-        self._llm.output_processor.propagate_error(self._dead_error())
+        if self._path is not None:
+            await self._path.close()
         # vLLM asks its processes to end, waits, and kills them.
         grace = SHUTDOWN_S.get(self._info.device, DEFAULT_SHUTDOWN_S)
         shutdown = asyncio.create_task(asyncio.to_thread(self._llm.shutdown, grace))

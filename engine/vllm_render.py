@@ -1,6 +1,6 @@
 """Messages and text to exact token ids, and back.
 
-Short texts are tokenised where they are: handing them to a thread costs more than the work.
+Short texts are tokenized where they are: handing them to a thread costs more than the work.
 Hugging Face tokenizers encode what the template made as a whole, so text of a user that spells a
 control token becomes that token, as in transformers and vLLM; Mistral's never do that.
 """
@@ -13,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jinja2
+from transformers import TokenizersBackend
 from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_content_format
 from vllm.tokenizers.mistral import MistralTokenizer
 
 from engine.base import ChatMessage, InvalidPromptError, Prompt
 from engine.checks import check_prompt, check_token_ids
+from engine.encoder import Encoder
+from engine.template import ChatTemplate
 
 # Half a millisecond of work; a thread costs a tenth of one.
 INLINE_CHARACTERS = 2048
@@ -35,14 +38,21 @@ class PromptRenderer:
         self._max_model_len: int = model_config.max_model_len
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
         self._mistral = isinstance(tokenizer, MistralTokenizer)
-        self._template: str | None = None
+        self._encoder: Encoder | None = None
+        self._adds_special_tokens = True
+        if isinstance(tokenizer, TokenizersBackend):
+            self._encoder = Encoder(tokenizer._tokenizer)
+            self._adds_special_tokens = bool(tokenizer.encode("", add_special_tokens=True))
+        self._template: ChatTemplate | None = None
         self._parts = False
+        template = None
         if not self._mistral:
-            self._template = resolve_chat_template(tokenizer, None, None, model_config=model_config)
-        if self._template is not None:
+            template = resolve_chat_template(tokenizer, None, None, model_config=model_config)
+        if template is not None:
+            self._template = ChatTemplate(template, tokenizer.special_tokens_map)
             self._parts = (
                 resolve_chat_template_content_format(
-                    self._template, None, "auto", tokenizer, model_config=model_config
+                    template, None, "auto", tokenizer, model_config=model_config
                 )
                 == "openai"
             )
@@ -54,9 +64,7 @@ class PromptRenderer:
             prompt = Prompt(await self.tokenize(source) if source else (), source)
         elif source and isinstance(source[0], ChatMessage):
             param = "messages"
-            messages = [m for m in source if isinstance(m, ChatMessage)]
-            size = sum(len(message.content) for message in messages)
-            prompt = await self._run(size, self._render_chat, messages)
+            prompt = await self._render_chat([m for m in source if isinstance(m, ChatMessage)])
         else:
             prompt = Prompt([token for token in source if isinstance(token, int)])
         check_prompt(
@@ -68,7 +76,13 @@ class PromptRenderer:
         return prompt
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return await self._run(len(text), self._encode, text, add_special_tokens)
+        if self._encoder is None or (add_special_tokens and self._adds_special_tokens):
+            return await self._run(len(text), self._encode, text, add_special_tokens)
+        parts = self._encoder.split(text)
+        unknown = self._encoder.unknown(parts)
+        size = sum(map(len, unknown))
+        fresh = await self._run(size, self._encoder.tokenize, unknown) if unknown else {}
+        return self._encoder.join(parts, fresh)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         # As generated text: control tokens have no text.
@@ -95,36 +109,34 @@ class PromptRenderer:
         check_token_ids(token_ids, vocab_size=self._vocab_size, param="tokens")
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    def _render_chat(self, messages: Sequence[ChatMessage]) -> Prompt:
+    async def _render_chat(self, messages: Sequence[ChatMessage]) -> Prompt:
+        # A message costs a template as much as a hundred characters do.
+        size = sum([len(message.content) + 100 for message in messages])
         if self._mistral:
-            return Prompt(self._apply_mistral(messages))
+            return Prompt(await self._run(size, self._apply_mistral, messages))
         if self._template is None:
             raise InvalidPromptError(
                 "This model has no chat template: it completes prompts, but can't chat.",
                 "messages",
             )
-        text = self._apply_template(self._template, messages)
-        return Prompt(self._encode(text, False), text)
+        # Rendering is copying, mostly, and much faster than tokenizing.
+        text = await self._run(size // 8, self._apply_template, self._template, messages)
+        return Prompt(await self.tokenize(text, add_special_tokens=False), text)
 
-    def _apply_template(self, template: str, messages: Sequence[ChatMessage]) -> str:
-        conversation = [self._as_dict(message) for message in _known_roles(template, messages)]
+    def _apply_template(self, template: ChatTemplate, messages: Sequence[ChatMessage]) -> str:
+        if not template.knows_developers:
+            messages = _without_developers(messages)
         try:
-            text = self._tokenizer.apply_chat_template(
-                conversation,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
+            return template.render([self._as_dict(message) for message in messages])
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             raise InvalidPromptError(
                 f"The model's chat template refuses these messages: {error}", "messages"
             ) from None
-        return str(text)
 
     def _apply_mistral(self, messages: Sequence[ChatMessage]) -> list[int]:
         from mistral_common.exceptions import MistralCommonException
 
-        conversation = [self._as_dict(message) for message in _known_roles("", messages)]
+        conversation = [self._as_dict(message) for message in _without_developers(messages)]
         try:
             tokens = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True)
         except (
@@ -147,13 +159,12 @@ class PromptRenderer:
         return {"role": message.role, "content": content, **named}
 
 
-def _known_roles(template: str, messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
-    """Developer messages as system messages, where the template knows no developer.
+def _without_developers(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+    """Developer messages as system messages.
 
     Then there may be several: they become one in front, as many templates allow no other place.
     """
-    knows = "'developer'" in template or '"developer"' in template
-    if knows or all(m.role != "developer" for m in messages):
+    if all(message.role != "developer" for message in messages):
         return messages
     system = [m.content for m in messages if m.role in ("system", "developer")]
     rest = [m for m in messages if m.role not in ("system", "developer")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -39,6 +40,15 @@ def sampling_params(sampling: SamplingOptions, max_tokens: int) -> SamplingParam
         # These are made for one request, so vLLM need not copy them.
         skip_clone=True,
     )
+
+
+def choice_params(params: SamplingParams, index: int) -> SamplingParams:
+    """For one of several choices: each has a seed of its own, as with vLLM's `n`."""
+    one = copy(params)
+    one.n = 1
+    if one.seed is not None:
+        one.seed += index
+    return one
 
 
 def delta_of(choice: Any, cached_tokens: int) -> TokenDelta:

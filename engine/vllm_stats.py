@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+from prometheus_client import REGISTRY
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from engine.meter import Meter
+
+# What vLLM counts for each request and token in `OutputProcessor`.
+_REQUEST_SERIES: Final = (
+    "vllm:corrupted_requests",
+    "vllm:e2e_request_latency",
+    "vllm:generation_tokens",
+    "vllm:inter_token_latency",
+    "vllm:iteration_tokens",
+    "vllm:num_preemptions",
+    "vllm:prompt_tokens",
+    "vllm:request_",
+    "vllm:time_to_first_token",
+    "vllm:watermark_requests",
+)
+
+
+def hide_request_series() -> None:
+    """Unregister the series of vLLM that the direct path doesn't feed: a zero would be a lie. The
+    gateway has its own for the same things."""
+    for collector in list(REGISTRY._collector_to_names):
+        if getattr(collector, "_name", "").startswith(_REQUEST_SERIES):
+            REGISTRY.unregister(collector)
 
 
 class StepStats:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from engine.base import Engine, GenerateRequest, Prompt, SamplingOptions, StartPhase
+from engine.streaming import generate
 
 SHORT_PROMPT = 16
 TOKENS = 4
@@ -50,7 +51,7 @@ async def _complete(engine: Engine, name: str, number: int, length: int) -> None
         top_p=1.0 if number % 4 < 2 else 0.9,
     )
     request = GenerateRequest(f"{name} {number}", Prompt(tokens), sampling)
-    async for _ in engine.generate(request):
+    async for _ in generate(engine, request):
         pass
 
 

@@ -39,8 +39,8 @@ class Answer(Protocol):
         """The JSON object of an answer that isn't streamed."""
         ...
 
-    def chunks(self, delta: TokenDelta) -> list[bytes]:
-        """The JSON objects that tell a delta; none where it has nothing to tell yet."""
+    def events(self, delta: TokenDelta) -> bytes:
+        """The server-sent events that tell a delta; none where it has nothing to tell yet."""
         ...
 
     def usage_chunk(self, usage: Usage) -> bytes:
@@ -83,7 +83,8 @@ class ChatAnswer:
         self._heading = heading
         self._prefix = heading.prefix("chat.completion.chunk")
         self._suffix = heading.suffix()
-        self._begun: set[int] = set()
+        # By choice: what stands before and after the text in its events.
+        self._content: dict[int, tuple[bytes, bytes]] = {}
 
     def whole(self, choices: Iterable[Choice], usage: Usage) -> bytes:
         return _encode(
@@ -94,24 +95,28 @@ class ChatAnswer:
             }
         )
 
-    def chunks(self, delta: TokenDelta) -> list[bytes]:
-        found = []
-        if delta.index not in self._begun:
-            self._begun.add(delta.index)
+    def events(self, delta: TokenDelta) -> bytes:
+        around, found = self._content.get(delta.index), b""
+        if around is None:
+            around = self._content[delta.index] = self._around(delta.index)
             opening = b'{"role":"assistant","content":"","refusal":null}'
-            found.append(self._chunk(delta.index, opening, b"null"))
+            found = self._event(delta.index, opening, b"null")
         if delta.text:
-            content = b'{"content":%b}' % _encode(delta.text)
-            found.append(self._chunk(delta.index, content, b"null"))
+            content = b"%b%b%b" % (around[0], _encode(delta.text), around[1])
+            found = found + content if found else content
         if delta.finish_reason is not None:
-            found.append(self._chunk(delta.index, b"{}", _encode(delta.finish_reason)))
+            found += self._event(delta.index, b"{}", _encode(delta.finish_reason))
         return found
 
     def usage_chunk(self, usage: Usage) -> bytes:
         return b'%b[],"usage":%b}' % (self._prefix, _encode(_usage(usage)))
 
-    def _chunk(self, index: int, delta: bytes, finish_reason: bytes) -> bytes:
-        return b'%b[{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}]%b' % (
+    def _around(self, index: int) -> tuple[bytes, bytes]:
+        before, _, after = self._event(index, b'{"content":\0}', b"null").partition(b"\0")
+        return before, after
+
+    def _event(self, index: int, delta: bytes, finish_reason: bytes) -> bytes:
+        return b'data: %b[{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}]%b\n\n' % (
             self._prefix,
             index,
             delta,
@@ -137,19 +142,17 @@ class TextAnswer:
             }
         )
 
-    def chunks(self, delta: TokenDelta) -> list[bytes]:
+    def events(self, delta: TokenDelta) -> bytes:
         if not delta.text and delta.finish_reason is None:
-            return []
-        return [
-            b'%b[{"text":%b,"index":%d,"logprobs":null,"finish_reason":%b}]%b'
-            % (
-                self._prefix,
-                _encode(delta.text),
-                delta.index,
-                _encode(delta.finish_reason),
-                self._suffix,
-            )
-        ]
+            return b""
+        event = b'data: %b[{"text":%b,"index":%d,"logprobs":null,"finish_reason":%b}]%b\n\n'
+        return event % (
+            self._prefix,
+            _encode(delta.text),
+            delta.index,
+            _encode(delta.finish_reason),
+            self._suffix,
+        )
 
     def usage_chunk(self, usage: Usage) -> bytes:
         return b'%b[],"usage":%b}' % (self._prefix, _encode(_usage(usage)))

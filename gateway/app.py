@@ -23,13 +23,13 @@ from gateway.api import chat, completions, models, ops, tokens
 from gateway.api.schemas import openapi
 from gateway.asgi import CLIENT_CLOSED, RequestContext, error_response
 from gateway.auth import Authenticator
-from gateway.cancellation import CallScopes
 from gateway.config import GatewayConfig
 from gateway.errors import APIError, InvalidRequestError, NotFoundError, as_api_error
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.services import Services
+from gateway.sse import Reply
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +81,14 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     """
     metrics, lifecycle = Metrics(), Lifecycle(config.health)
     admission = Admission(config.admission)
+    pipeline = Pipeline(lifecycle, admission, metrics)
     services = Services(
         config=config,
         lifecycle=lifecycle,
         authenticator=Authenticator(config.auth, environ),
         admission=admission,
-        pipeline=Pipeline(lifecycle, admission, metrics),
-        scopes=CallScopes(),
+        pipeline=pipeline,
+        reply=Reply(pipeline, metrics),
         metrics=metrics,
     )
     metrics.requests_running.set_function(lambda: admission.inside)
@@ -103,7 +104,8 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     )
     app.state.services = services
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    for room in (chat, completions, models, tokens, ops):
+    app.router.routes[:0] = [chat.route(services), completions.route(services)]
+    for room in (models, tokens, ops):
         app.include_router(room.router)
     for kind in (APIError, EngineError):
         app.add_exception_handler(kind, _answer_error)

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from gateway.asgi import new_request_id
 from gateway.config import ServerConfig
 from gateway.errors import APIError, InvalidRequestError, UnavailableError
+from gateway.exchange import Exchange
 
 LINGER_S = 5.0
 _UPGRADE = re.compile(rb"(?i)\r\nupgrade:[^\r\n]*")
@@ -42,6 +43,7 @@ class _BoundedConnection(HttpToolsProtocol):
         self._in_request = False
         self._discarding = False
         self._answering: RequestResponseCycle | None = None
+        self._exchange: Exchange | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -117,12 +119,15 @@ class _BoundedConnection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stop_write_timer()
         super().resume_writing()
+        if self._exchange is not None:
+            self._exchange.resumed()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(InvalidRequestError(msg, code="invalid_http"))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        self._exchange = Exchange(cycle)
         super()._start_asgi_task(cycle, app)
 
     def _owes_answer(self) -> bool:
@@ -134,6 +139,8 @@ class _BoundedConnection(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
+            if self._exchange is not None:
+                self._exchange.gone()
 
     def _linger(self) -> None:
         """The answer came before the request's end: let the client read it, then close. Closing

@@ -3,25 +3,30 @@
 A permit is taken, the prompts are rendered to exact token ids, the engine generates; and always,
 exactly once, whatever happened: the engine's part is aborted or over, the permit is released, the
 tokens are counted.
+
+Tokens are pushed: the engine calls a `Generation` for each, which hands them to the call's
+`Outlet`. The call's own task only waits for the first token and for the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from engine.base import (
     ChatMessage,
     ContextLengthError,
     Engine,
+    EngineError,
+    EngineGenerateError,
     GenerateRequest,
     InvalidPromptError,
     Prompt,
     SamplingOptions,
+    Submission,
     TokenDelta,
 )
 from engine.checks import completion_room
@@ -30,6 +35,7 @@ from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 
 Source = Sequence[ChatMessage] | str | Sequence[int]
+Cause = Literal["disconnect", "shutdown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,22 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
+class Outlet(Protocol):
+    """Where a call's deltas go: an event stream, or a whole answer."""
+
+    def put(self, delta: TokenDelta) -> None:
+        """Take a delta; returns at once. Its index counts over all prompts' choices."""
+        ...
+
+
+class InterruptedCallError(Exception):
+    """The call was ended from outside: its client hung up, or the grace period is over."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
 class Pipeline:
     """Turns calls into generations."""
 
@@ -66,26 +88,186 @@ class Pipeline:
         self._lifecycle = lifecycle
         self._admission = admission
         self._metrics = metrics
+        self._live: set[Generation] = set()
 
-    async def start(self, call: Call) -> Generation:
-        """Admit and begin `call`; returns once its first delta is there.
+    def admit(self, call: Call, outlet: Outlet) -> Generation:
+        """A generation that is still to begin; it holds a permit and has to be closed.
 
-        So what fails before the first token can still be an HTTP status. Raises APIError where
-        it is not admitted, EngineError where the engine refuses or fails.
+        Raises APIError where the call is not admitted.
         """
         engine = self._lifecycle.engine()
         permit = self._admission.acquire()
-        generation = None
-        try:
-            prompts = [await _render(engine, source, call) for source in call.sources]
-            generation = Generation(engine, call, prompts, permit, self._metrics)
-            await generation.prime()
-        except BaseException:
-            if generation is not None:
-                await generation.aclose()
-            permit.release()
-            raise
+        generation = Generation(engine, call, outlet, permit, self._metrics, self._live)
+        self._live.add(generation)
         return generation
+
+    def interrupt_all(self) -> None:
+        """End whatever runs: the server shuts down."""
+        for generation in list(self._live):
+            generation.interrupt("shutdown")
+
+
+class Generation:
+    """The running part of one call, the sink of its tokens.
+
+    `await begin()`, then `await end()`, then `close()` in any case.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        call: Call,
+        outlet: Outlet,
+        permit: Permit,
+        metrics: Metrics,
+        live: set[Generation],
+    ) -> None:
+        self._engine = engine
+        self._call = call
+        self._put = outlet.put
+        self._permit = permit
+        self._metrics = metrics
+        self._live = live
+        self._submissions: list[Submission] = []
+        self._choices = self._unfinished = len(call.sources) * call.sampling.n
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._cached_tokens = [0] * len(call.sources)
+        self._first_at: float | None = None
+        self._last_at = 0.0
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self._prompt_tokens, self._completion_tokens, sum(self._cached_tokens))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has."""
+        return not self._unfinished
+
+    async def begin(self) -> None:
+        """Render and submit; returns once the first token is there.
+
+        So what fails before it can still be an HTTP status. Raises EngineError where the engine
+        refuses or fails, InterruptedCallError.
+        """
+        call = self._call
+        prompts = [await _render(self._engine, source, call) for source in call.sources]
+        if self._error is not None:
+            raise self._error
+        self._prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        for part, prompt in enumerate(prompts):
+            several = len(prompts) > 1
+            request_id = f"{call.request_id}-{part}" if several else call.request_id
+            request = GenerateRequest(request_id, prompt, call.sampling)
+            sink = _Part(self, part * call.sampling.n) if several else self
+            self._submissions.append(self._engine.submit(request, sink))
+        while self._first_at is None:
+            await self._news()
+
+    async def end(self) -> Usage:
+        """Return once every choice has finished. Raises EngineError, InterruptedCallError."""
+        while self._unfinished:
+            await self._news()
+        return self.usage
+
+    def interrupt(self, cause: Cause) -> None:
+        """Make `begin` or `end` raise InterruptedCallError, unless all is finished."""
+        if self._unfinished:
+            self._fail(InterruptedCallError(cause))
+
+    def close(self) -> None:
+        """Abort what still runs, release the permit, count the tokens. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._live.discard(self)
+        try:
+            for submission in self._submissions:
+                submission.abort()
+        finally:
+            self._permit.release()
+            self._settle()
+
+    def delta(self, delta: TokenDelta) -> None:
+        now = time.perf_counter()
+        self._completion_tokens += len(delta.token_ids)
+        if self._first_at is None:
+            self._first_at = now
+            self._metrics.time_to_first_token.observe(now - self._call.arrived)
+            self._cached_tokens[delta.index // self._call.sampling.n] = delta.cached_tokens
+            self._wake()
+        elif self._choices == 1:
+            self._metrics.inter_token_latency.observe(now - self._last_at)
+        self._last_at = now
+        if delta.finish_reason is not None:
+            self._choice_finished(delta)
+        self._put(delta)
+
+    def failed(self, error: EngineError) -> None:
+        self._fail(error)
+
+    def _choice_finished(self, delta: TokenDelta) -> None:
+        if delta.finish_reason == "abort":
+            # Nobody here asked for it: a failure, not an answer.
+            self._fail(EngineGenerateError("the engine aborted the request"))
+            return
+        self._cached_tokens[delta.index // self._call.sampling.n] = delta.cached_tokens
+        self._metrics.request_success[delta.finish_reason or ""].inc()
+        self._unfinished -= 1
+        if not self._unfinished:
+            self._wake()
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _news(self) -> None:
+        if self._error is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+
+    def _settle(self) -> None:
+        usage, metrics = self.usage, self._metrics
+        if not self._submissions:
+            return
+        metrics.prompt_tokens.inc(usage.prompt_tokens)
+        metrics.cached_tokens.inc(usage.cached_tokens)
+        metrics.generation_tokens.inc(usage.completion_tokens)
+        if self._unfinished or self._first_at is None:
+            return
+        now = time.perf_counter()
+        metrics.e2e_latency.observe(now - self._call.arrived)
+        rest = usage.completion_tokens / self._choices - 1
+        if rest > 0:
+            metrics.time_per_output_token.observe((now - self._first_at) / rest)
+
+
+class _Part:
+    """The sink of one prompt of several; choice j of prompt i has index i·n + j."""
+
+    def __init__(self, generation: Generation, offset: int) -> None:
+        self._generation = generation
+        self._offset = offset
+
+    def delta(self, delta: TokenDelta) -> None:
+        index = self._offset + delta.index
+        self._generation.delta(
+            TokenDelta(index, delta.text, delta.token_ids, delta.finish_reason, delta.cached_tokens)
+        )
+
+    def failed(self, error: EngineError) -> None:
+        self._generation.failed(error)
 
 
 async def _render(engine: Engine, source: Source, call: Call) -> Prompt:
@@ -103,133 +285,3 @@ async def _render(engine: Engine, source: Source, call: Call) -> Prompt:
             "min_tokens",
         )
     return prompt
-
-
-class Generation:
-    """The running part of one call: iterate its deltas inside `async with`."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        call: Call,
-        prompts: Sequence[Prompt],
-        permit: Permit,
-        metrics: Metrics,
-    ) -> None:
-        self._call = call
-        self._permit = permit
-        self._metrics = metrics
-        self._choices = self._choices_left = len(prompts) * call.sampling.n
-        self._prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
-        self._completion_tokens = 0
-        self._cached_tokens = [0] * len(prompts)
-        self._first: TokenDelta | None = None
-        self._first_at: float | None = None
-        self._closed = False
-        sources = [
-            engine.generate(GenerateRequest(_part_id(call, i, prompts), prompt, call.sampling))
-            for i, prompt in enumerate(prompts)
-        ]
-        self._deltas = sources[0] if len(sources) == 1 else _merged(sources, call.sampling.n)
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(self._prompt_tokens, self._completion_tokens, sum(self._cached_tokens))
-
-    async def prime(self) -> None:
-        """Wait for the first delta."""
-        self._first = await anext(self._deltas)
-        self._first_at = time.perf_counter()
-        self._metrics.time_to_first_token.observe(self._first_at - self._call.arrived)
-
-    async def __aiter__(self) -> AsyncIterator[TokenDelta]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            self._count(first)
-            yield first
-        async for delta in self._deltas:
-            self._count(delta)
-            yield delta
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Abort what still runs, release the permit, count the tokens. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            await self._deltas.aclose()
-        finally:
-            self._permit.release()
-            self._settle()
-
-    def _count(self, delta: TokenDelta) -> None:
-        self._completion_tokens += len(delta.token_ids)
-        if delta.cached_tokens:
-            self._cached_tokens[delta.index // self._call.sampling.n] = delta.cached_tokens
-        if delta.finish_reason is not None:
-            self._choices_left -= 1
-            if delta.finish_reason != "abort":
-                self._metrics.request_success.labels(delta.finish_reason).inc()
-
-    def _settle(self) -> None:
-        if self._first is not None:
-            self._count(self._first)
-        usage, metrics = self.usage, self._metrics
-        metrics.prompt_tokens.inc(usage.prompt_tokens)
-        metrics.cached_tokens.inc(usage.cached_tokens)
-        metrics.generation_tokens.inc(usage.completion_tokens)
-        if self._choices_left or self._first_at is None:
-            return
-        now = time.perf_counter()
-        metrics.e2e_latency.observe(now - self._call.arrived)
-        rest = usage.completion_tokens / self._choices - 1
-        if rest > 0:
-            metrics.time_per_output_token.observe((now - self._first_at) / rest)
-
-
-def _part_id(call: Call, part: int, prompts: Sequence[Prompt]) -> str:
-    return call.request_id if len(prompts) == 1 else f"{call.request_id}-{part}"
-
-
-async def _merged(
-    sources: Sequence[AsyncGenerator[TokenDelta, None]], n: int
-) -> AsyncGenerator[TokenDelta, None]:
-    """Deltas of several prompts as they come; choice j of prompt i has index i·n + j."""
-    queue: asyncio.Queue[TokenDelta | Exception | None] = asyncio.Queue(maxsize=4 * len(sources))
-
-    async def pump(part: int, deltas: AsyncGenerator[TokenDelta, None]) -> None:
-        try:
-            async for delta in deltas:
-                await queue.put(replace(delta, index=part * n + delta.index))
-            await queue.put(None)
-        except Exception as error:  # handed to whoever reads the queue
-            await queue.put(error)
-        finally:
-            await deltas.aclose()
-
-    pumps = [asyncio.create_task(pump(i, deltas)) for i, deltas in enumerate(sources)]
-    try:
-        running = len(pumps)
-        while running:
-            item = await queue.get()
-            if item is None:
-                running -= 1
-            elif isinstance(item, Exception):
-                raise item
-            else:
-                yield item
-    finally:
-        for task in pumps:
-            task.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)

@@ -137,7 +137,7 @@ class Serving:
             await asyncio.wait_for(admission.idle(), grace)
         except TimeoutError:
             logger.warning("grace period over: interrupting %d requests", admission.inside)
-            self.services.scopes.interrupt_all()
+            self.services.pipeline.interrupt_all()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(admission.idle(), _INTERRUPTED_S)
 

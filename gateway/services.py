@@ -16,13 +16,13 @@ from fastapi import Depends, Request
 from engine.base import EngineInfo
 from gateway.admission import Admission
 from gateway.auth import Authenticator, Principal
-from gateway.cancellation import CallScopes
 from gateway.config import GatewayConfig
 from gateway.errors import InvalidRequestError, NotFoundError
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.protocol.parse import Wire, parse
+from gateway.sse import Reply
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Services:
     authenticator: Authenticator
     admission: Admission
     pipeline: Pipeline
-    scopes: CallScopes
+    reply: Reply
     metrics: Metrics
     started: int = field(default_factory=lambda: int(time.time()))
 
@@ -59,6 +59,11 @@ ServicesDep = Annotated[Services, Depends(services)]
 
 async def principal(request: Request, room: ServicesDep) -> Principal:
     """Raises AuthenticationError (401)."""
+    return identify(request, room)
+
+
+def identify(request: Request, room: Services) -> Principal:
+    """Who is calling. Raises AuthenticationError (401)."""
     who = room.authenticator.authenticate(request.headers.get("authorization"))
     request.scope["state"]["principal"] = who.name
     return who

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
-from starlette.responses import Response
-
 from gateway.answers import TextAnswer
-from gateway.api.generation import heading, respond
-from gateway.api.schemas import documented
+from gateway.api.generation import GenerationRoute, Task
 from gateway.protocol.completions import CompletionRequest
-from gateway.services import PrincipalDep, ServicesDep, new_id, read_json
-
-router = APIRouter(tags=["completions"])
+from gateway.services import Services
 
 
-@router.post("/v1/completions", openapi_extra=documented(CompletionRequest))
-async def create_completion(request: Request, room: ServicesDep, _caller: PrincipalDep) -> Response:
-    """Continue one or more prompts, whole or as a stream."""
-    body = await read_json(request, room, CompletionRequest)
-    room.require_model(body.model)
-    answer_id = new_id("cmpl")
-    return respond(
+def route(room: Services) -> GenerationRoute[CompletionRequest]:
+    return GenerationRoute(
         room,
-        body,
-        TextAnswer(heading(room, body, answer_id)),
-        request=request,
-        answer_id=answer_id,
-        sources=body.prompts(),
-        param="prompt",
-        max_tokens=body.token_limit(),
+        "/v1/completions",
+        model=CompletionRequest,
+        id_prefix="cmpl",
+        task=_task,
+        summary="Continue one or more prompts, whole or as a stream.",
     )
+
+
+def _task(body: CompletionRequest) -> Task:
+    return Task(body.prompts(), "prompt", body.token_limit(), TextAnswer)

@@ -1,4 +1,4 @@
-"""/openapi.json: the routers read and validate bodies themselves, after the caller is known, so
+"""/openapi.json: the routes read and validate bodies themselves, after the caller is known, so
 their schemas are added here."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from gateway.api.generation import GenerationRoute
 from gateway.protocol.chat import ChatCompletionRequest
 from gateway.protocol.completions import CompletionRequest
 from gateway.protocol.parse import WireModel
@@ -24,6 +25,20 @@ def documented(model: type[WireModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def _operation(route: GenerationRoute[Any]) -> dict[str, Any]:
+    """A stream's events are no one JSON object: so the answer is described by its media types."""
+    media: dict[str, Any] = {
+        "application/json": {"schema": {}},
+        "text/event-stream": {"schema": {}},
+    }
+    return {
+        "summary": route.summary,
+        "operationId": route.path.removeprefix("/").replace("/", "_"),
+        "responses": {"200": {"description": "Successful Response", "content": media}},
+        **documented(route.model),
+    }
+
+
 def openapi(app: FastAPI) -> dict[str, Any]:
     """The whole document, request bodies and bearer keys included."""
     if app.openapi_schema is None:
@@ -31,6 +46,9 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         _, bodies = models_json_schema(
             [(model, "validation") for model in _BODIES], ref_template=_REFERENCE
         )
+        for route in app.routes:
+            if isinstance(route, GenerationRoute):
+                document["paths"][route.path] = {"post": _operation(route)}
         components = document.setdefault("components", {})
         components.setdefault("schemas", {}).update(bodies["$defs"])
         components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}

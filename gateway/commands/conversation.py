@@ -18,6 +18,7 @@ from engine.base import (
     GenerateRequest,
     SamplingOptions,
 )
+from engine.streaming import generate
 
 DEFAULT_MAX_TOKENS = 1024
 COMFORTABLE_TOKENS = 256
@@ -203,7 +204,7 @@ class EngineModel:
                 seed=options.seed,
             )
             request = GenerateRequest(f"chat-{uuid.uuid4().hex}", prompt, sampling)
-            async with aclosing(self.engine.generate(request)) as deltas:
+            async with aclosing(generate(self.engine, request)) as deltas:
                 async for delta in deltas:
                     completion_tokens += len(delta.token_ids)
                     yield Piece(

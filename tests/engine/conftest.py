@@ -18,18 +18,20 @@ from engine.vllm_engine import VLLMEngine
 # In the checkpoint "mistral" beside the tokenizer's own end of sequence.
 EXTRA_EOS = 7
 
+SMOLLM2 = EngineConfig(
+    model=EMBEDDED_MODEL,
+    max_model_len=1024,
+    max_num_seqs=8,
+    # Less than the longest prompt, so that prefills come in chunks.
+    max_num_batched_tokens=256,
+    block_size=32,
+    kv_cache_gib=0.25,
+    compile="off",
+    warmup=False,
+)
 CONFIGS = {
-    "smollm2": EngineConfig(
-        model=EMBEDDED_MODEL,
-        max_model_len=1024,
-        max_num_seqs=8,
-        # Less than the longest prompt, so that prefills come in chunks.
-        max_num_batched_tokens=256,
-        block_size=32,
-        kv_cache_gib=0.25,
-        compile="off",
-        warmup=False,
-    ),
+    "smollm2": SMOLLM2,
+    "public": SMOLLM2.model_copy(update={"vllm_interface": "public"}),
     "mistral": EngineConfig(
         model="mistral",
         dtype="float32",
@@ -66,6 +68,10 @@ class Engines:
         self._name = name
         return self._engine
 
+    def path(self, name: str) -> Path:
+        """The checkpoint of an engine's name."""
+        return self._checkpoint(name)
+
     async def stop(self) -> None:
         if self._engine is not None:
             await self._engine.close()
@@ -80,7 +86,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def find(name: str) -> Path:
         if name not in made:
             smollm2 = models.resolve(EMBEDDED_MODEL).path
-            if name == "smollm2":
+            if name in ("smollm2", "public"):
                 return smollm2
             # Imports torch, which most tests here do without.
             from tests.support.checkpoints import make_awq, make_mistral

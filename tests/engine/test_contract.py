@@ -24,6 +24,7 @@ from engine.base import (
 )
 from engine.config import EngineConfig, SimulatedConfig
 from engine.simulated import SimulatedEngine
+from engine.streaming import generate
 from tests.engine.conftest import CONFIGS, Engines
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -33,12 +34,23 @@ TEXTS = ("plain", "  spaces  and\ttabs\n", "Größe, naïve, 東京", "🙂👩�
 _ids = (f"contract-{number}" for number in itertools.count())
 
 
-@pytest_asyncio.fixture(
-    params=["simulated", pytest.param("vllm", marks=pytest.mark.engine)], loop_scope="session"
+# Of session scope, so that pytest keeps the tests of one engine together: starting one takes long.
+@pytest.fixture(
+    params=[
+        "simulated",
+        pytest.param("smollm2", marks=pytest.mark.engine),
+        pytest.param("public", marks=pytest.mark.engine),
+    ],
+    scope="session",
 )
-async def engine(request: pytest.FixtureRequest, engines: Engines) -> AsyncIterator[Engine]:
-    if request.param == "vllm":
-        yield await engines.use("smollm2")
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def engine(kind: str, engines: Engines) -> AsyncIterator[Engine]:
+    if kind != "simulated":
+        yield await engines.use(kind)
         return
     config = EngineConfig(
         kind="simulated",
@@ -69,7 +81,7 @@ async def start(engine: Engine, source: Any = COUNTING, **options: Any) -> Gener
 async def complete(engine: Engine, source: Any = COUNTING, **options: Any) -> list[Answer]:
     request = await start(engine, source, **options)
     answers = [Answer() for _ in range(request.sampling.n)]
-    async for delta in engine.generate(request):
+    async for delta in generate(engine, request):
         answer = answers[delta.index]
         assert not answer.finish
         answer.text += delta.text
@@ -159,7 +171,7 @@ async def test_long_texts_are_tokenized_as_short_ones_are(engine: Engine) -> Non
 async def test_usage_is_the_sum_of_the_deltas_and_what_the_statistics_say(engine: Engine) -> None:
     before = engine.stats()
     request = await start(engine, max_tokens=9)
-    got = [delta async for delta in engine.generate(request)]
+    got = [delta async for delta in generate(engine, request)]
     after = engine.stats()
     tokens = sum(len(delta.token_ids) for delta in got)
     assert tokens == 9
@@ -255,7 +267,7 @@ async def test_more_tokens_than_the_context_holds_are_refused(engine: Engine) ->
     prompt = Prompt([65] * (engine.info.max_model_len - 5))
     request = GenerateRequest(next(_ids), prompt, SamplingOptions(max_tokens=6))
     with pytest.raises(ContextLengthError) as refused:
-        await anext(engine.generate(request))
+        await anext(generate(engine, request))
     assert (refused.value.prompt_tokens, refused.value.requested_tokens) == (
         len(prompt.token_ids),
         6,
@@ -271,7 +283,7 @@ async def test_options_that_name_unknown_tokens_are_refused(
 ) -> None:
     request = await start(engine, **{param: value})
     with pytest.raises(InvalidPromptError) as refused:
-        await anext(engine.generate(request))
+        await anext(generate(engine, request))
     assert refused.value.param == param
 
 
@@ -286,7 +298,7 @@ async def test_more_requests_than_fit_wait_and_all_finish(engine: Engine) -> Non
 
 
 async def test_closing_the_generator_frees_everything(engine: Engine) -> None:
-    deltas = engine.generate(await start(engine, max_tokens=900, n=2))
+    deltas = generate(engine, await start(engine, max_tokens=900, n=2))
     await anext(deltas)
     assert engine.stats().running == 2
     assert engine.stats().kv_cache_usage > 0
@@ -301,7 +313,7 @@ async def test_cancelling_the_task_frees_everything(engine: Engine) -> None:
     begun = asyncio.Event()
 
     async def read() -> None:
-        async for _ in engine.generate(await start(engine, max_tokens=900)):
+        async for _ in generate(engine, await start(engine, max_tokens=900)):
             begun.set()
 
     task = asyncio.create_task(read())
@@ -314,7 +326,7 @@ async def test_cancelling_the_task_frees_everything(engine: Engine) -> None:
 
 async def test_cancelling_before_the_first_token_frees_everything(engine: Engine) -> None:
     requests = [await start(engine, max_tokens=900) for _ in range(20)]
-    tasks = [asyncio.ensure_future(anext(engine.generate(request))) for request in requests]
+    tasks = [asyncio.ensure_future(anext(generate(engine, request))) for request in requests]
     for task in tasks:
         await asyncio.sleep(0)
         task.cancel()
@@ -325,7 +337,7 @@ async def test_cancelling_before_the_first_token_frees_everything(engine: Engine
 
 
 async def test_drain_waits_for_what_runs(engine: Engine) -> None:
-    deltas = engine.generate(await start(engine, max_tokens=900))
+    deltas = generate(engine, await start(engine, max_tokens=900))
     await anext(deltas)
     drain = asyncio.create_task(engine.drain())
     await anext(deltas)
@@ -340,7 +352,7 @@ async def test_a_living_engine_is_healthy(engine: Engine) -> None:
 
 
 async def test_closing_ends_what_runs_and_may_be_repeated(engine: Engine) -> None:
-    deltas = engine.generate(await start(engine, max_tokens=900))
+    deltas = generate(engine, await start(engine, max_tokens=900))
     await anext(deltas)
     await asyncio.gather(engine.close(), engine.close())
     await engine.close()
@@ -350,4 +362,4 @@ async def test_closing_ends_what_runs_and_may_be_repeated(engine: Engine) -> Non
     with pytest.raises(EngineDeadError):
         await engine.check_health()
     with pytest.raises(EngineDeadError):
-        await anext(engine.generate(await start(engine)))
+        await anext(generate(engine, await start(engine)))

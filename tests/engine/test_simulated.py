@@ -23,6 +23,7 @@ from engine.base import (
 from engine.config import EngineConfig, SimulatedConfig
 from engine.scripted import VOCAB_SIZE
 from engine.simulated import SimulatedEngine
+from engine.streaming import generate
 
 _ids = (f"simulated-{number}" for number in itertools.count())
 
@@ -57,7 +58,7 @@ def request(tokens: int, prompt: int = 1, **options: Any) -> GenerateRequest:
 
 
 async def run(engine: SimulatedEngine, wanted: GenerateRequest) -> list[TokenDelta]:
-    return [delta async for delta in engine.generate(wanted)]
+    return [delta async for delta in generate(engine, wanted)]
 
 
 def text_of(deltas: Sequence[TokenDelta]) -> str:
@@ -106,7 +107,7 @@ async def test_ignoring_its_end_the_text_repeats() -> None:
 
 async def test_an_aborted_request_makes_room_at_once() -> None:
     engine = make(max_num_seqs=1)
-    first = engine.generate(request(1000))
+    first = generate(engine, request(1000))
     await anext(first)
     second = asyncio.create_task(run(engine, request(3)))
     await asyncio.sleep(0)
@@ -133,7 +134,7 @@ async def test_it_dies_after_so_many_tokens_and_takes_all_requests_along() -> No
 async def test_every_third_request_fails_half_way_through() -> None:
     engine = make(fail_every=3)
     for number in range(1, 10):
-        deltas = engine.generate(request(10))
+        deltas = generate(engine, request(10))
         for _ in range(10 if number % 3 else 5):
             await anext(deltas)
         ending = StopAsyncIteration if number % 3 else EngineGenerateError
@@ -153,7 +154,7 @@ async def test_a_failing_request_of_several_choices_fails_once_and_frees_all() -
 async def test_a_stalled_engine_is_alive_and_makes_no_step() -> None:
     time = VirtualTime()
     engine = make(time, stall_after_tokens=3)
-    deltas = engine.generate(request(10))
+    deltas = generate(engine, request(10))
     for _ in range(3):
         await anext(deltas)
     stuck = asyncio.ensure_future(anext(deltas))
@@ -174,7 +175,7 @@ async def test_time_without_work_is_not_time_without_progress() -> None:
     assert engine.stats().seconds_since_step is None
     await run(engine, request(2))
     time.now += 1000
-    deltas = engine.generate(request(2))
+    deltas = generate(engine, request(2))
     first = asyncio.ensure_future(anext(deltas))
     await asyncio.sleep(0)
     assert engine.stats().seconds_since_step == 0
@@ -216,9 +217,14 @@ async def test_stop_strings_cut_as_if_the_whole_text_were_searched(
     engine = make(text=text)
     whole = text_of(await run(engine, request(tokens)))
     cut = await run(engine, request(tokens, stop=tuple(stops)))
-    # The stop string that is complete first ends the text before its beginning.
-    ends = [(at + len(stop), at) for stop in stops if (at := whole.find(stop)) >= 0]
-    assert text_of(cut) == (whole[: min(ends)[1]] if ends else whole)
+    # The stop string that is complete first ends the text before its beginning; of two that are
+    # complete together it is the one named first.
+    ends = [
+        (at + len(stop), order, at)
+        for order, stop in enumerate(stops)
+        if (at := whole.find(stop)) >= 0
+    ]
+    assert text_of(cut) == (whole[: min(ends)[2]] if ends else whole)
     assert cut[-1].finish_reason == ("stop" if ends else "length")
 
 
@@ -233,7 +239,7 @@ async def test_whatever_is_aborted_the_rest_is_whole_and_nothing_stays(
     engine = make(max_num_seqs=max_num_seqs)
 
     async def one(number: int, length: int) -> int:
-        deltas = engine.generate(request(length))
+        deltas = generate(engine, request(length))
         got = 0
         async for _ in deltas:
             got += 1

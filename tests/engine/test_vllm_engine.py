@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from engine import vllm_engine
+from engine import vllm_engine, vllm_shape
 from engine.base import (
     ChatMessage,
     EngineDeadError,
@@ -28,6 +29,7 @@ from engine.base import (
     TokenDelta,
 )
 from engine.config import EngineConfig
+from engine.streaming import generate
 from engine.vllm_engine import VLLMEngine
 from tests.engine.conftest import CONFIGS, EXTRA_EOS, Engines
 
@@ -39,7 +41,7 @@ Checkpoint = Callable[[str], Path]
 
 async def run(engine: VLLMEngine, prompt: Prompt, **options: Any) -> list[TokenDelta]:
     sampling = SamplingOptions(**{"temperature": 0.0, "max_tokens": 24, **options})
-    return [d async for d in engine.generate(GenerateRequest(next(_ids), prompt, sampling))]
+    return [d async for d in generate(engine, GenerateRequest(next(_ids), prompt, sampling))]
 
 
 async def ask(engine: VLLMEngine, question: str) -> str:
@@ -262,7 +264,7 @@ async def test_a_killed_engine_fails_what_runs_and_can_still_be_closed(engines: 
     request = GenerateRequest(
         next(_ids), prompt, SamplingOptions(max_tokens=900, ignore_eos=True, n=2)
     )
-    deltas = engine.generate(request)
+    deltas = generate(engine, request)
     await anext(deltas)
     for process in processes():
         process.send_signal(signal.SIGKILL)
@@ -278,3 +280,36 @@ async def test_a_killed_engine_fails_what_runs_and_can_still_be_closed(engines: 
         await engine.close()
         await engine.close()
     assert processes() == []
+
+
+async def test_a_loop_that_was_late_by_many_steps_loses_no_token(engines: Engines) -> None:
+    engine = await engines.use("smollm2")
+    prompt = await engine.render("Once upon a time")
+    before = engine.stats().generation_tokens_total
+    runs = [run(engine, prompt, max_tokens=64, ignore_eos=True) for _ in range(4)]
+    tasks = [asyncio.ensure_future(one) for one in runs]
+    while engine.stats().generation_tokens_total == before:
+        await asyncio.sleep(0.01)
+    time.sleep(1.5)  # noqa: ASYNC251
+    async with asyncio.timeout(30):
+        for deltas in await asyncio.gather(*tasks):
+            assert len(tokens_of(deltas)) == 64
+            assert deltas[-1].finish_reason == "length"
+
+
+async def test_a_vllm_of_another_shape_is_used_by_its_public_interface(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await engines.stop()
+    monkeypatch.setattr(vllm_shape, "_SCHEDULER", ("num_waiting_reqs", "no_such_figure"))
+    path = engines.path("smollm2")
+    engine = await vllm_engine.start(CONFIGS["smollm2"], str(path))
+    try:
+        assert "SchedulerStats has no no_such_figure" in caplog.text
+        assert "Paris" in await ask(engine, "What is the capital of France?")
+    finally:
+        await engine.close()
+
+
+async def test_what_is_no_vllm_at_all_is_told_as_a_reason() -> None:
+    assert "internals have changed" in str(vllm_shape.mismatch(object()))

@@ -1,0 +1,146 @@
+"""Token ids to text, one at a time, never a character in halves.
+
+What a token says is looked up in a table where it is the same in every context. A token that is
+part of a character goes through the tokenizer's own incremental decoder (`DecodeStream`), until
+whole characters have come out; so the text is the one that decoder would have given for all of
+them. What the last tokens of a completion only begin is not part of its text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+_INVALID_PREFIX: Final = "Invalid prefix encountered"
+
+
+class Detokenizer(Protocol):
+    """One completion's text."""
+
+    def push(self, token_id: int) -> str:
+        """The text that is complete with this token; often empty."""
+        ...
+
+
+class TokenTexts:
+    """What each token of a vocabulary says on its own.
+
+    `table[token]` is its text (empty for control tokens), or None where it depends on the tokens
+    around it; always None with a kind of decoder this doesn't know. `contextual` is whether the
+    beginning of a text is decoded differently. `vocab_size` is the model's, which may be larger
+    than the tokenizer's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self.tokenizer = tokenizer
+        self.table: list[str | None] = [None] * vocab_size
+        self.contextual = True
+        decoder = json.loads(tokenizer.to_str())["decoder"]
+        known = tokenizer.get_vocab_size(with_added_tokens=True)
+        tokens = range(min(known, vocab_size))
+        if _is_byte_level(decoder):
+            self.contextual = False
+            texts = tokenizer.decode_batch([[token] for token in tokens], skip_special_tokens=True)
+            self.table[: len(texts)] = [_whole(text) for text in texts]
+        elif _is_sentencepiece(decoder):
+            self._fill_in_context(tokens)
+
+    def detokenizer(self, prompt: Sequence[int]) -> TableDetokenizer:
+        """For a completion of `prompt`."""
+        return TableDetokenizer(self, self._context(prompt) if self.contextual else [])
+
+    def _context(self, prompt: Sequence[int]) -> list[int]:
+        """The end of the prompt that decides whether the completion is the beginning of a text."""
+        last = next((i for i in reversed(range(len(prompt))) if self.table[prompt[i]]), 0)
+        end = list(prompt[last:])
+        # The decoder would repeat a context that ends within a character.
+        cut = self.tokenizer.decode(end).endswith(REPLACEMENT)
+        return end[:1] if cut and self.table[end[0]] else end
+
+    def _fill_in_context(self, tokens: range) -> None:
+        """SentencePiece decoders strip the text's first space: so each token after another one."""
+        anchor = next((t for t in tokens if self.tokenizer.decode([t, t]).isalpha()), None)
+        if anchor is None:
+            return
+        before = len(self.tokenizer.decode([anchor]))
+        texts = self.tokenizer.decode_batch([[anchor, t] for t in tokens], skip_special_tokens=True)
+        for token, text in zip(tokens, texts, strict=True):
+            spelled = self.tokenizer.id_to_token(token) or ""
+            # A byte is decoded together with the bytes around it, even where it is ASCII.
+            is_byte = len(spelled) == len("<0x00>") and spelled.startswith("<0x")
+            if not is_byte and _whole(text) is not None:
+                self.table[token] = text[before:]
+
+
+class TableDetokenizer:
+    """Implements `Detokenizer`; made by `TokenTexts.detokenizer`."""
+
+    __slots__ = ("_context", "_since", "_stream", "_texts", "table", "whole")
+
+    def __init__(self, texts: TokenTexts, context: list[int]) -> None:
+        self.table = texts.table
+        # Whether the next token may be looked up in `table`.
+        self.whole = not texts.contextual or bool(context and texts.table[context[0]])
+        self._texts = texts
+        self._context = context
+        self._since: list[int] = []
+        self._stream: DecodeStream | None = None
+
+    def push(self, token_id: int) -> str:
+        if self._stream is None and self.whole:
+            text = self.table[token_id]
+            if text is not None:
+                if text and self._texts.contextual:
+                    self._context = [token_id]
+                return text
+        return self._decode(token_id)
+
+    def _decode(self, token_id: int) -> str:
+        if self._stream is None:
+            self.whole = False
+            self._since = []
+            self._stream = DecodeStream(ids=self._context, skip_special_tokens=True)
+        self._since.append(token_id)
+        text = self._step(token_id)
+        if not text:
+            return ""
+        # The text ends with a whole character: from here on the table serves again.
+        self.whole, self._stream = True, None
+        if self._texts.contextual:
+            self._context = self._since
+        return text
+
+    def _step(self, token_id: int) -> str | None:
+        if self._stream is None:
+            return None
+        try:
+            return self._stream.step(self._texts.tokenizer, token_id)
+        except Exception as error:
+            if not str(error).startswith(_INVALID_PREFIX):
+                raise
+            # Bytes that spoil what they follow: begin anew with this token, as vLLM does.
+            self._stream = DecodeStream(skip_special_tokens=True)
+            return self._stream.step(self._texts.tokenizer, token_id)
+
+
+def _whole(text: str) -> str | None:
+    """None for a text that may hold part of a character."""
+    return None if REPLACEMENT in text else text
+
+
+def _is_byte_level(decoder: dict[str, object] | None) -> bool:
+    return decoder is not None and decoder["type"] == "ByteLevel"
+
+
+def _is_sentencepiece(decoder: dict[str, object] | None) -> bool:
+    """Llama 2's and Mistral's: spaces for ▁, bytes together, the first space stripped."""
+    if decoder is None or decoder["type"] != "Sequence":
+        return False
+    parts = decoder["decoders"]
+    known = {"Replace", "ByteFallback", "Fuse", "Strip"}
+    return isinstance(parts, list) and {part["type"] for part in parts} <= known

@@ -1,0 +1,93 @@
+"""One request on its connection, for what ASGI has no words for: writes that never wait, several
+that are sent as one, and being told at once that the client has gone or reads again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import Scope
+
+_NAME = "gateway.exchange"
+Callback = Callable[[], None]
+
+
+class Exchange:
+    """Handed to the application in the scope's extensions, see `of`."""
+
+    __slots__ = ("_cork", "_cycle", "_on_gone", "on_writable")
+
+    def __init__(self, cycle: Any) -> None:
+        self._cycle = cycle
+        self._cork = cycle.transport = Cork(cycle.transport)
+        self._on_gone: Callback | None = None
+        self.on_writable: Callback | None = None
+        cycle.scope.setdefault("extensions", {})[_NAME] = self
+
+    @property
+    def writable(self) -> bool:
+        """Whether the client reads as fast as is written; what is written all the same is kept."""
+        return not self._cycle.flow.write_paused
+
+    def write(self, data: bytes) -> None:
+        """Write a chunk of an answer whose headers told no length, without waiting."""
+        if data and not self._cycle.disconnected:
+            self._cork.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def hold(self) -> None:
+        """Send what is written from now on, here or through ASGI, as one piece at `release`."""
+        self._cork.hold()
+
+    def release(self) -> None:
+        """Send what is held; harmless where nothing is."""
+        self._cork.release()
+
+    async def drained(self) -> None:
+        """Return once the client reads again, or has gone."""
+        await self._cycle.flow.drain()
+
+    def watch(self, on_gone: Callback | None) -> None:
+        """Call `on_gone` when the client goes, at once where it has gone; None: no more."""
+        self._on_gone = on_gone
+        if on_gone is not None and self._cycle.disconnected:
+            on_gone()
+
+    def gone(self) -> None:
+        """The connection tells that the client has gone."""
+        if self._on_gone is not None:
+            self._on_gone()
+
+    def resumed(self) -> None:
+        """The connection tells that the client reads again."""
+        if self.on_writable is not None:
+            self.on_writable()
+
+
+class Cork:
+    """A transport that can hold back what is written. A write is a system call, which costs more
+    than all that led to it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] = []
+        self.write = transport.write
+
+    def hold(self) -> None:
+        self.write = self._held.append  # type: ignore[assignment]
+
+    def release(self) -> None:
+        self.write = self._transport.write
+        if self._held and not self._transport.is_closing():
+            self._transport.write(b"".join(self._held))
+        self._held.clear()
+
+    def close(self) -> None:
+        self.release()
+        self._transport.close()
+
+
+def of(scope: Scope) -> Exchange:
+    """The exchange of a request."""
+    found: Exchange = scope["extensions"][_NAME]
+    return found
