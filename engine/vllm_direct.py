@@ -30,7 +30,7 @@ from engine.base import (
 from engine.detokenizer import Detokenizer
 from engine.meter import Meter
 from engine.stops import StopStrings
-from engine.vllm_sampling import choice_params, sampling_params
+from engine.vllm_requests import CoreRequests
 from engine.vllm_stats import hide_request_series
 from engine.vllm_text import detokenizers
 
@@ -44,45 +44,37 @@ _FINISH: Final[tuple[FinishReason, ...]] = ("stop", "length", "abort", "abort", 
 _MAX_STEPS: Final = 16
 
 
+async def open_path(llm: Any, meter: Meter) -> DirectPath:
+    """Take over an `AsyncLLM` that has had no request yet, in the event loop that will serve it."""
+    path = DirectPath(llm, meter)
+    path.requests = CoreRequests(llm, await llm.get_supported_tasks())
+    return path
+
+
 class DirectPath:
-    """Implements `vllm_engine.TokenPath`. Made within the event loop it will serve."""
+    """Implements `vllm_engine.TokenPath`; made by `open_path`."""
+
+    requests: CoreRequests
 
     def __init__(self, llm: Any, meter: Meter) -> None:
-        self._llm = llm
         self._meter = meter
         self._record = llm.logger_manager.record
         self._client = llm.engine_core
         self._sending: Any = zmq.Socket.shadow(self._client.input_socket.underlying)
         self._live: dict[str, _Sequence] = {}
         self._detokenizer = detokenizers(llm)
-        self._tasks: tuple[str, ...] | None = None
         hide_request_series()
         self._reading = asyncio.create_task(self._read(), name="engine outputs")
         # vLLM cancels this task when the engine's process has died, and starts no reader itself.
         self._client.resources.output_queue_task = self._reading
 
-    async def ready(self) -> None:
-        """Ask the engine once for what every request needs to know."""
-        self._tasks = await self._llm.get_supported_tasks()
-
     def submit(self, request: GenerateRequest, room: int, sink: Sink) -> _Submission:
         """As `Engine.submit`; at most `room` tokens. Raises vLLM's exceptions."""
-        params = sampling_params(request.sampling, room)
-        prompt = list(request.prompt.token_ids)
-        engine_input = {"type": "token", "prompt_token_ids": prompt}
-        core = self._llm.input_processor.process_inputs(
-            request.request_id, engine_input, params, supported_tasks=self._tasks
-        )
-        core.external_req_id = request.request_id
-        core.client_index = self._client.client_index
         submission = _Submission(self, sink)
         n = request.sampling.n
         self._meter.enter(n)
         try:
-            for index in range(n):
-                if n > 1:
-                    core.request_id = f"{index}_{request.request_id}"
-                    core.sampling_params = choice_params(params, index)
+            for index, core in enumerate(self.requests.of(request, room)):
                 sequence = _Sequence(index, submission, request, self._detokenizer(core))
                 submission.live[core.request_id] = sequence
                 self._live[core.request_id] = sequence

@@ -234,11 +234,9 @@ class VLLMEngine:
 
         reason = mismatch(self._llm)
         if reason is None:
-            from engine.vllm_direct import DirectPath
+            from engine.vllm_direct import open_path
 
-            path = DirectPath(self._llm, self._meter)
-            await path.ready()
-            return path
+            return await open_path(self._llm, self._meter)
         logger.warning("tokens take vLLM's public path, which costs more: %s", reason)
         return None
 

@@ -14,17 +14,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Route
 
 import gateway
 from engine.base import Engine, EngineError, EngineStats, StartPhase
 from engine.config import EngineConfig
 from gateway.admission import Admission
 from gateway.api import chat, completions, models, ops, tokens
+from gateway.api.generation import GenerationEndpoint
 from gateway.api.schemas import openapi
-from gateway.asgi import CLIENT_CLOSED, RequestContext, error_response
+from gateway.asgi import CLIENT_CLOSED, RequestContext, refuse
 from gateway.auth import Authenticator
 from gateway.config import GatewayConfig
-from gateway.errors import APIError, InvalidRequestError, NotFoundError, as_api_error
+from gateway.errors import APIError, InvalidRequestError, NotFoundError
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
@@ -93,18 +95,25 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     )
     metrics.requests_running.set_function(lambda: admission.inside)
     metrics.watch_engine(lambda: _stats(lifecycle))
+    endpoints: list[GenerationEndpoint[Any]] = [
+        chat.endpoint(services),
+        completions.endpoint(services),
+    ]
+    direct = {endpoint.path: endpoint for endpoint in endpoints}
     docs: dict[str, Any] = {} if config.server.docs else {"openapi_url": None}
     app = FastAPI(
         title="gateway",
         version=gateway.__version__,
         redirect_slashes=False,
         redoc_url=None,
-        middleware=[Middleware(RequestContext, metrics=metrics)],
+        middleware=[Middleware(RequestContext, direct=direct, metrics=metrics)],
         **docs,
     )
     app.state.services = services
-    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    app.router.routes[:0] = [chat.route(services), completions.route(services)]
+    app.openapi = lambda: openapi(app, endpoints)  # type: ignore[method-assign]
+    app.router.routes += [
+        Route(path, endpoint, methods=["POST"]) for path, endpoint in direct.items()
+    ]
     for room in (models, tokens, ops):
         app.include_router(room.router)
     for kind in (APIError, EngineError):
@@ -120,10 +129,7 @@ def _stats(lifecycle: Lifecycle) -> EngineStats | None:
 
 
 async def _answer_error(_request: Request, error: Exception) -> Response:
-    known = as_api_error(error)
-    if not isinstance(error, APIError) and known.status >= 500:
-        logger.error("request failed: %r", error)
-    return error_response(known)
+    return refuse(error)
 
 
 async def _answer_nobody(_request: Request, _error: Exception) -> Response:

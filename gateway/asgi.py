@@ -1,4 +1,5 @@
-"""The one middleware: gives every request an id and its time, and counts the answers."""
+"""The outermost layer: gives every request an id and its time, finds who answers it, counts and
+logs the answers."""
 
 from __future__ import annotations
 
@@ -6,10 +7,13 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.base import EngineError
 from gateway.errors import APIError, as_api_error, draining
 from gateway.metrics import Metrics
 
@@ -28,11 +32,14 @@ def new_request_id() -> str:
 class RequestContext:
     """Adds `x-request-id` and `openai-processing-ms`, logs one line an answer.
 
-    The outermost layer: what nothing else has caught becomes an error object here.
+    `direct` are the applications of paths whose POST requests are too many to be sent through the
+    framework of `app`, which would cost as much as all the rest. What nothing else has caught
+    becomes an error object here.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, direct: Mapping[str, ASGIApp], metrics: Metrics) -> None:
         self._app = app
+        self._direct = direct
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,8 +63,12 @@ class RequestContext:
                 ]
             await send(message)
 
+        direct = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
         try:
-            await self._app(scope, receive, send_with_id)
+            if direct is not None:
+                await self._answer_directly(direct, scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:
             # The server is closing its connections; only what it never began is cancelled here.
             if status is None:
@@ -70,8 +81,20 @@ class RequestContext:
         finally:
             self._record(scope, status or CLIENT_CLOSED, arrived)
 
+    async def _answer_directly(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        scope["route"] = scope["path"]
+        try:
+            await app(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        except (APIError, EngineError) as error:
+            await refuse(error)(scope, receive, send)
+
     def _record(self, scope: Scope, status: int, arrived: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        found = scope.get("route")
+        route = found if isinstance(found, str) else getattr(found, "path", "unmatched")
         self._metrics.http_requests.labels(route, str(status)).inc()
         access.info(
             "%s %s %d %.0fms %s %s",
@@ -82,6 +105,14 @@ class RequestContext:
             scope["state"]["request_id"],
             scope["state"].get("principal", "-"),
         )
+
+
+def refuse(error: Exception) -> Response:
+    """The answer to a request that failed before its first byte; what is our fault is logged."""
+    known = as_api_error(error)
+    if not isinstance(error, APIError) and known.status >= 500:
+        logger.error("request failed: %r", error)
+    return error_response(known)
 
 
 def error_response(error: APIError) -> Response:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gateway.answers import ChatAnswer
-from gateway.api.generation import GenerationRoute, Task
+from gateway.api.generation import GenerationEndpoint, Task
 from gateway.protocol.chat import ChatCompletionRequest
 from gateway.services import Services
 
 
-def route(room: Services) -> GenerationRoute[ChatCompletionRequest]:
-    return GenerationRoute(
+def endpoint(room: Services) -> GenerationEndpoint[ChatCompletionRequest]:
+    return GenerationEndpoint(
         room,
         "/v1/chat/completions",
         model=ChatCompletionRequest,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gateway.answers import TextAnswer
-from gateway.api.generation import GenerationRoute, Task
+from gateway.api.generation import GenerationEndpoint, Task
 from gateway.protocol.completions import CompletionRequest
 from gateway.services import Services
 
 
-def route(room: Services) -> GenerationRoute[CompletionRequest]:
-    return GenerationRoute(
+def endpoint(room: Services) -> GenerationEndpoint[CompletionRequest]:
+    return GenerationEndpoint(
         room,
         "/v1/completions",
         model=CompletionRequest,

@@ -1,4 +1,4 @@
-"""The routes that generate. They are plain ASGI: what FastAPI does for a route would be half of
+"""The endpoints that generate. They are plain ASGI: what FastAPI does for a route would be half of
 such a request's cost."""
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fastapi import Request
-from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import exchange
@@ -31,8 +30,9 @@ class Task:
     answer: Callable[[Heading], Answer]
 
 
-class GenerationRoute(Route, Generic[Body]):
-    """`POST path` with a body of type `model`; `task` says what is to be done with one.
+class GenerationEndpoint(Generic[Body]):
+    """The ASGI application of `POST path` with a body of type `model`; `task` says what is to be
+    done with one. Raises APIError, EngineError before its first byte.
 
     `model` and `summary` are for `/openapi.json`.
     """
@@ -47,35 +47,17 @@ class GenerationRoute(Route, Generic[Body]):
         task: Callable[[Body], Task],
         summary: str,
     ) -> None:
-        super().__init__(path, _Endpoint(room, model, id_prefix, task), methods=["POST"])
+        self.path = path
         self.model = model
         self.summary = summary
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child = super().matches(scope)
-        child["route"] = self  # as FastAPI's routes do, for logs and metrics
-        return match, child
-
-
-class _Endpoint(Generic[Body]):
-    """The ASGI application of a route. Raises APIError, EngineError before its first byte."""
-
-    def __init__(
-        self,
-        room: Services,
-        model: type[Body],
-        id_prefix: str,
-        task: Callable[[Body], Task],
-    ) -> None:
         self._room = room
-        self._model = model
         self._id_prefix = id_prefix
         self._task = task
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, room = Request(scope, receive), self._room
         identify(request, room)
-        body = await read_json(request, room, self._model)
+        body = await read_json(request, room, self.model)
         room.require_model(body.model)
         task = self._task(body)
         answer_id = new_id(self._id_prefix)
