@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -128,7 +128,7 @@ class GenerateRequest:
 
 
 class TokenDelta(msgspec.Struct, frozen=True, gc=False):
-    """What one choice gained since its last delta. One is made for every token, hence the type.
+    """What one choice gained since it was last asked.
 
     `token_ids` counts towards `completion_tokens` even where `text` is empty (a token that ends
     a stop string, or half of a character). `finish_reason` is set on a choice's last delta only.
@@ -143,23 +143,29 @@ class TokenDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sink(Protocol):
-    """Takes what one request generates, on the event loop.
+    """Is told how one request gets on, on the event loop and within an engine step: it must
+    return at once."""
 
-    An engine calls it for every token of every request within the same step: it must return at
-    once, and never waits for a reader.
-    """
+    def ready(self) -> None:
+        """There is something to `take`. Called for the first token since the last `take` only, so
+        a reader that doesn't take costs nothing and holds no more than its tokens."""
+        ...
 
-    def delta(self, delta: TokenDelta) -> None:
-        """One choice gained something. Each choice's last delta has a `finish_reason`."""
+    def finished(self) -> None:
+        """Every choice has finished; what is left can be taken."""
         ...
 
     def failed(self, error: EngineError) -> None:
-        """The request is over without having finished; nothing else follows."""
+        """The request is over without having finished; what came before can be taken."""
         ...
 
 
 class Submission(Protocol):
     """A request inside the engine."""
+
+    def take(self) -> Sequence[TokenDelta]:
+        """What has come since it was last asked: at most one delta for each choice."""
+        ...
 
     def abort(self) -> None:
         """Forget the request and free its KV blocks; its sink hears nothing more. Idempotent, and

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -24,6 +24,10 @@ class Detokenizer(Protocol):
 
     def push(self, token_id: int) -> str:
         """The text that is complete with this token; often empty."""
+        ...
+
+    def extend(self, token_ids: Sequence[int]) -> str:
+        """The text that is complete with these."""
         ...
 
 
@@ -99,6 +103,16 @@ class TableDetokenizer:
                     self._context = [token_id]
                 return text
         return self._decode(token_id)
+
+    def extend(self, token_ids: Sequence[int]) -> str:
+        if self._stream is None and self.whole:
+            table = self.table
+            texts = [table[token] for token in token_ids]
+            if None not in texts:
+                if self._texts.contextual:
+                    self._context = [t for t in token_ids if table[t]][-1:] or self._context
+                return "".join(cast("list[str]", texts))
+        return "".join([self.push(token) for token in token_ids])
 
     def _decode(self, token_id: int) -> str:
         if self._stream is None:

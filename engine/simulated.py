@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.base import (
     ChatMessage,
@@ -28,11 +28,13 @@ from engine.base import (
     Sink,
     StartPhase,
     Submission,
+    TokenDelta,
 )
 from engine.checks import check_prompt, check_sampling, check_token_ids, completion_room
 from engine.config import EngineConfig
 from engine.meter import Meter
 from engine.scripted import BOS, VOCAB_SIZE, ScriptedSequence, encode, render_chat
+from engine.streaming import Pending
 
 DEFAULT_MAX_MODEL_LEN = 4096
 
@@ -112,7 +114,7 @@ class SimulatedEngine:
         check_sampling(sampling, VOCAB_SIZE)
         limit = completion_room(prompt_tokens, sampling.max_tokens, self._info.max_model_len)
         self._requests += 1
-        call = _Call(self, sink, self._failure_point(sampling, limit))
+        call = _Call(self, sink, sampling.n, self._failure_point(sampling, limit))
         self._meter.enter(sampling.n)
         self._waiting.extend(
             _Sequence(call, ScriptedSequence(index, limit, sampling, self._answer), prompt_tokens)
@@ -206,7 +208,11 @@ class SimulatedEngine:
             if sequence.script.finished:
                 self._running.remove(sequence)
                 self._meter.leave(1)
-            call.sink.delta(delta)
+            call.unfinished -= sequence.script.finished
+            if call.pending.add(delta):
+                call.sink.ready()
+            if not call.unfinished:
+                call.sink.finished()
         self._meter.step(prefill, self._produced - before)
         if self._dies_now():
             self._die(f"it produced {self._produced} tokens, as told")
@@ -222,8 +228,13 @@ class _Call:
 
     engine: SimulatedEngine
     sink: Sink
+    unfinished: int
     fails_at: int | None
+    pending: Pending = field(default_factory=Pending)
     over: bool = False
+
+    def take(self) -> Sequence[TokenDelta]:
+        return self.pending.take()
 
     def abort(self) -> None:
         if not self.over:

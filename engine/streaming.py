@@ -1,9 +1,10 @@
-"""A request's deltas as an asynchronous iterator, for callers that don't count microseconds."""
+"""What callers and engines need that don't count microseconds: a request's deltas as an
+asynchronous iterator, and deltas kept until they are taken."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from engine.base import Engine, EngineError, GenerateRequest, TokenDelta
 
@@ -14,25 +15,70 @@ async def generate(engine: Engine, request: GenerateRequest) -> AsyncGenerator[T
     Closing the generator, or cancelling the task that iterates it, aborts the request. Raises
     InvalidPromptError, EngineGenerateError, EngineDeadError.
     """
-    queue = _Queue()
-    submission = engine.submit(request, queue)
-    unfinished = request.sampling.n
+    news = _News()
+    submission = engine.submit(request, news)
     try:
-        while unfinished:
-            item = await queue.get()
-            if isinstance(item, EngineError):
-                raise item
-            unfinished -= item.finish_reason is not None
-            yield item
+        while True:
+            await news.wait()
+            news.clear()
+            # Before anything is taken: what comes later is told again.
+            over, error = news.over, news.error
+            for delta in submission.take():
+                yield delta
+            if error is not None:
+                raise error
+            if over:
+                return
     finally:
         submission.abort()
 
 
-class _Queue(asyncio.Queue[TokenDelta | EngineError]):
+class _News(asyncio.Event):
     """A sink that can be waited for."""
 
-    def delta(self, delta: TokenDelta) -> None:
-        self.put_nowait(delta)
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = False
+        self.error: EngineError | None = None
+
+    def ready(self) -> None:
+        self.set()
+
+    def finished(self) -> None:
+        self.over = True
+        self.set()
 
     def failed(self, error: EngineError) -> None:
-        self.put_nowait(error)
+        self.error = error
+        self.set()
+
+
+class Pending:
+    """Deltas that haven't been taken yet, merged as they come."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, list[TokenDelta]] = {}
+
+    def add(self, delta: TokenDelta) -> bool:
+        """Returns whether it is the first one since the last `take`."""
+        first = not self._choices
+        self._choices.setdefault(delta.index, []).append(delta)
+        return first
+
+    def take(self) -> Sequence[TokenDelta]:
+        """As `Submission.take`."""
+        choices, self._choices = self._choices, {}
+        return [_merged(deltas) for deltas in choices.values()]
+
+
+def _merged(deltas: Sequence[TokenDelta]) -> TokenDelta:
+    last = deltas[-1]
+    if len(deltas) == 1:
+        return last
+    return TokenDelta(
+        last.index,
+        "".join([delta.text for delta in deltas]),
+        [token for delta in deltas for token in delta.token_ids],
+        last.finish_reason,
+        last.cached_tokens,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -36,10 +36,13 @@ from engine.vllm_text import detokenizers
 
 logger = logging.getLogger(__name__)
 
-# By vLLM's `FinishReason`: stop, length, abort, error, repetition.
+# By vLLM's `FinishReason`. Nobody here asks for an abort and still listens.
 _STOP: Final = 0
-_ERROR: Final = 3
-_FINISH: Final[tuple[FinishReason, ...]] = ("stop", "length", "abort", "abort", "stop")
+_FINISH: Final[dict[int, FinishReason]] = {0: "stop", 1: "length", 4: "stop"}
+_BROKEN: Final[dict[int | None, str]] = {
+    2: "The engine aborted this request.",
+    3: "The engine gave this request up after an internal error.",
+}
 # So many steps are taken together when the loop is behind, before others get their turn.
 _MAX_STEPS: Final = 16
 
@@ -76,6 +79,7 @@ class DirectPath:
         try:
             for index, core in enumerate(self.requests.of(request, room)):
                 sequence = _Sequence(index, submission, request, self._detokenizer(core))
+                submission.sequences.append(sequence)
                 submission.live[core.request_id] = sequence
                 self._live[core.request_id] = sequence
                 self._send(EngineCoreRequestType.ADD, core)
@@ -147,26 +151,48 @@ class DirectPath:
     def _take_tokens(self, outputs: Sequence[Any]) -> None:
         find = self._live.get
         prompt_tokens = tokens = 0
-        stopped: list[str] = []
+        ended: list[tuple[Any, _Sequence]] = []
         for output in outputs:
             sequence = find(output.request_id)
             if sequence is None:  # aborted meanwhile
                 continue
             if output.prefill_stats is not None:
                 prompt_tokens += sequence.prefilled(output.prefill_stats)
-            try:
-                taken = sequence.take(output)
-            except Exception:
-                logger.exception("request %s is given up", output.request_id)
-                sequence.submission.failed(EngineGenerateError("The answer could not be decoded."))
-                continue
-            tokens += taken
-            if sequence.finished and output.request_id in sequence.submission.live:
-                del sequence.submission.live[output.request_id]
-                self._forget((output.request_id,))
-                if output.finish_reason is None:
-                    stopped.append(output.request_id)
+            new = output.new_token_ids
+            if output.finish_reason is not None or sequence.stops is not None:
+                try:
+                    new = sequence.check(new, output.finish_reason)
+                except Exception:
+                    logger.exception("request %s is given up", output.request_id)
+                    sequence.broken = "The answer could not be decoded."
+                if sequence.over:
+                    ended.append((output, sequence))
+            # Texts are looked up when they are taken, those of several steps together.
+            sequence.tokens += new
+            tokens += len(new)
+            submission = sequence.submission
+            if not submission.told:
+                submission.told = True
+                submission.sink.ready()
         self._meter.step(prompt_tokens, tokens)
+        self._end(ended)
+
+    def _end(self, ended: Sequence[tuple[Any, _Sequence]]) -> None:
+        """These sequences are over: by the engine core's word, or by a stop string."""
+        stopped: list[str] = []
+        for output, sequence in ended:
+            submission = sequence.submission
+            if output.request_id not in submission.live:
+                continue
+            if sequence.broken is not None:
+                submission.failed(EngineGenerateError(sequence.broken))
+                continue
+            del submission.live[output.request_id]
+            self._forget((output.request_id,))
+            if output.finish_reason is None:
+                stopped.append(output.request_id)
+            if not submission.live:
+                submission.sink.finished()
         if stopped:
             self._free(stopped)
 
@@ -176,14 +202,20 @@ class DirectPath:
 
 
 class _Submission:
-    """One request: the sequences of its choices that are unfinished."""
+    """One request: its choices, and those of them that are unfinished."""
 
-    __slots__ = ("_path", "live", "sink")
+    __slots__ = ("_path", "live", "sequences", "sink", "told")
 
     def __init__(self, path: DirectPath, sink: Sink) -> None:
         self._path = path
         self.sink = sink
+        self.told = False
+        self.sequences: list[_Sequence] = []
         self.live: dict[str, _Sequence] = {}
+
+    def take(self) -> Sequence[TokenDelta]:
+        self.told = False
+        return [sequence.take() for sequence in self.sequences if sequence.has_news]
 
     def abort(self) -> None:
         if self.live:
@@ -197,34 +229,54 @@ class _Submission:
 
 
 class _Sequence:
-    """One choice: turns the engine core's outputs into deltas."""
+    """One choice: collects its tokens, and makes them text when they are taken."""
 
     __slots__ = (
         "_cached",
+        "_checked",
+        "_finish",
         "_index",
         "_min_tokens",
         "_prefilled",
         "_produced",
-        "_push",
-        "_stops",
-        "_tell",
-        "finished",
+        "_silent",
+        "_taken",
+        "_text",
+        "broken",
+        "stops",
         "submission",
+        "tokens",
     )
 
     def __init__(
         self, index: int, submission: _Submission, request: GenerateRequest, text: Detokenizer
     ) -> None:
         self.submission = submission
-        self.finished = False
+        self.tokens: list[int] = []
+        self.stops = StopStrings(request.sampling.stop) if request.sampling.stop else None
+        self.broken: str | None = None
         self._index = index
-        self._tell: Callable[[TokenDelta], None] = submission.sink.delta
-        self._push = text.push
-        self._stops = StopStrings(request.sampling.stop) if request.sampling.stop else None
+        self._text = text
         self._min_tokens = request.sampling.min_tokens
         self._produced = 0
+        # Of a choice with stop strings, what may be told of the tokens that aren't taken yet.
+        self._checked = ""
+        # How many of the last tokens are no text: one that ended the sequence.
+        self._silent = 0
+        self._finish: FinishReason | None = None
+        self._taken = False
         self._prefilled = False
         self._cached = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether this choice has come to an end, a good one or not."""
+        return self._finish is not None or self.broken is not None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self.tokens) or (self._finish is not None and not self._taken)
 
     def prefilled(self, stats: Any) -> int:
         """Note the prefix cache's hits; returns the prompt's tokens, the first time."""
@@ -235,45 +287,39 @@ class _Sequence:
         prompt_tokens: int = stats.num_prompt_tokens
         return prompt_tokens
 
-    def take(self, output: Any) -> int:
-        """Tell the sink what `output` adds; returns how many tokens that are."""
-        tokens, reason = output.new_token_ids, output.finish_reason
-        if reason is None and self._stops is None and len(tokens) == 1:
-            delta = TokenDelta(self._index, self._push(tokens[0]), tokens, None, self._cached)
-            self._tell(delta)
-            return 1
-        return self._take_any(tokens, reason)
-
-    def _take_any(self, tokens: list[int], reason: int | None) -> int:
-        if reason == _ERROR:
-            self.submission.failed(
-                EngineGenerateError("The engine gave this request up after an internal error.")
-            )
-            return 0
+    def check(self, tokens: Sequence[int], reason: int | None) -> Sequence[int]:
+        """See whether `tokens` end the choice; returns those of them that belong to it."""
+        if reason in _BROKEN:
+            self.broken = _BROKEN[reason]
+            return ()
         # The token that ended the sequence, an end of sequence or a stop token, is not text.
-        spoken = len(tokens) - 1 if reason == _STOP else len(tokens)
-        text, kept, stopped = self._text(tokens[:spoken])
-        finish: FinishReason | None = None
-        if stopped:
-            finish, tokens = "stop", tokens[:kept]
-        elif reason is not None:
-            finish = _FINISH[reason]
-            if self._stops is not None:
-                text += self._stops.rest()
-        self._produced += len(tokens)
-        self.finished = finish is not None
-        self._tell(TokenDelta(self._index, text, tokens, finish, self._cached))
-        return len(tokens)
+        self._silent = 1 if reason == _STOP and tokens else 0
+        if reason is not None:
+            self._finish = _FINISH[reason]
+        if self.stops is not None:
+            tokens = self._search(tokens, self.stops)
+        return tokens
 
-    def _text(self, tokens: Sequence[int]) -> tuple[str, int, bool]:
-        """Their text, how many of them it took, and whether a stop string ended it."""
-        parts: list[str] = []
-        for count, token in enumerate(tokens, 1):
-            text, stopped = self._push(token), False
-            if self._stops is not None:
-                ignored = self._produced + count <= self._min_tokens
-                text, stopped = self._stops.push(text, ignored=ignored)
-            parts.append(text)
+    def take(self) -> TokenDelta:
+        tokens, self.tokens = self.tokens, []
+        if self.stops is not None:
+            text, self._checked = self._checked, ""
+        else:
+            spoken = tokens[: len(tokens) - self._silent] if self._silent else tokens
+            text = self._text.extend(spoken)
+        self._taken = self._finish is not None
+        return TokenDelta(self._index, text, tokens, self._finish, self._cached)
+
+    def _search(self, tokens: Sequence[int], stops: StopStrings) -> Sequence[int]:
+        """Let the text of `tokens` through, up to a stop string."""
+        for count, token in enumerate(tokens[: len(tokens) - self._silent], 1):
+            self._produced += 1
+            ignored = self._produced <= self._min_tokens
+            text, stopped = stops.push(self._text.push(token), ignored=ignored)
+            self._checked += text
             if stopped:
-                return "".join(parts), count, True
-        return "".join(parts), len(tokens), False
+                self._finish = "stop"
+                return tokens[:count]
+        if self._finish is not None:
+            self._checked += stops.rest()
+        return tokens

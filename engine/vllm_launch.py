@@ -97,6 +97,7 @@ def engine_args(config: EngineConfig, model_path: str) -> AsyncEngineArgs:
         # Requests say how to sample; a checkpoint's own defaults would change what OpenAI's mean.
         # Its extra end-of-sequence tokens still count.
         generation_config="vllm",
+        worker_extension_cls="engine.vllm_worker.WorkerExtension",
         use_tqdm_on_load=False,
         **{name: value for name, value in optional.items() if value is not None},
     )

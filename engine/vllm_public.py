@@ -15,6 +15,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VLLMDeadError
 
 from engine.base import EngineError, GenerateRequest, Sink
 from engine.meter import Meter
+from engine.streaming import Pending
 from engine.vllm_sampling import delta_of, sampling_params
 
 
@@ -62,9 +63,11 @@ class PublicPath:
                 finished = output.finished
                 cached = output.num_cached_tokens or 0
                 for choice in output.outputs:
-                    delta = delta_of(choice, cached)
-                    if not submission.aborted:
-                        sink.delta(delta)
+                    first = submission.pending.add(delta_of(choice, cached))
+                    if first and not submission.aborted:
+                        sink.ready()
+            if not submission.aborted:
+                sink.finished()
         except Exception as error:
             if not submission.aborted:
                 sink.failed(self._known(error))
@@ -83,6 +86,8 @@ class PublicPath:
 class _Submission:
     def __init__(self) -> None:
         self.aborted = False
+        self.pending = Pending()
+        self.take = self.pending.take
         self.task: asyncio.Task[None] | None = None
 
     def abort(self) -> None:

@@ -9,12 +9,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from engine.base import EngineGenerateError, FinishReason, SamplingOptions, TokenDelta
 
-_FINISH: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "abort": "abort",
-    "repetition": "stop",
-}
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
 
 
 def sampling_params(sampling: SamplingOptions, max_tokens: int) -> SamplingParams:
@@ -55,7 +50,7 @@ def delta_of(choice: Any, cached_tokens: int) -> TokenDelta:
     """What vLLM's CompletionOutput tells. Raises EngineGenerateError where it tells of an error."""
     finish: FinishReason | None = None
     if choice.finish_reason is not None:
-        if choice.finish_reason == "error":
+        if choice.finish_reason not in _FINISH:  # "error", or an abort nobody here asked for
             raise EngineGenerateError("The engine gave this request up after an internal error.")
         finish = _FINISH[choice.finish_reason]
     return TokenDelta(choice.index, choice.text, choice.token_ids, finish, cached_tokens)

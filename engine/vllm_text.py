@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import TokenizersBackend
@@ -30,3 +30,6 @@ class _Incremental:
         self._decoder.token_ids.append(token_id)
         text: str = self._decoder.decode_next(token_id)
         return text
+
+    def extend(self, token_ids: Sequence[int]) -> str:
+        return "".join([self.push(token) for token in token_ids])

@@ -13,30 +13,17 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engine.base import FinishReason, TokenDelta
+from engine.base import TokenDelta
 from gateway.pipeline import Usage
 
 _encode = msgspec.json.encode
 
 
-@dataclass(slots=True)
-class Choice:
-    """One finished choice of an answer that isn't streamed."""
-
-    index: int
-    finish_reason: FinishReason | None = None
-    parts: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.parts)
-
-
 class Answer(Protocol):
     """Writes one call's answer in the format of its endpoint."""
 
-    def whole(self, choices: Iterable[Choice], usage: Usage) -> bytes:
-        """The JSON object of an answer that isn't streamed."""
+    def whole(self, choices: Iterable[TokenDelta], usage: Usage) -> bytes:
+        """The JSON object of an answer that isn't streamed; `choices` are whole."""
         ...
 
     def events(self, delta: TokenDelta) -> bytes:
@@ -86,7 +73,7 @@ class ChatAnswer:
         # By choice: what stands before and after the text in its events.
         self._content: dict[int, tuple[bytes, bytes]] = {}
 
-    def whole(self, choices: Iterable[Choice], usage: Usage) -> bytes:
+    def whole(self, choices: Iterable[TokenDelta], usage: Usage) -> bytes:
         return _encode(
             self._heading.fields("chat.completion")
             | {
@@ -133,7 +120,7 @@ class TextAnswer:
         self._prefix = heading.prefix("text_completion")
         self._suffix = heading.suffix()
 
-    def whole(self, choices: Iterable[Choice], usage: Usage) -> bytes:
+    def whole(self, choices: Iterable[TokenDelta], usage: Usage) -> bytes:
         return _encode(
             self._heading.fields("text_completion")
             | {
@@ -158,7 +145,7 @@ class TextAnswer:
         return b'%b[],"usage":%b}' % (self._prefix, _encode(_usage(usage)))
 
 
-def _chat_choice(choice: Choice) -> dict[str, Any]:
+def _chat_choice(choice: TokenDelta) -> dict[str, Any]:
     return {
         "index": choice.index,
         "message": {
@@ -172,7 +159,7 @@ def _chat_choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _text_choice(choice: Choice) -> dict[str, Any]:
+def _text_choice(choice: TokenDelta) -> dict[str, Any]:
     return {
         "text": choice.text,
         "index": choice.index,

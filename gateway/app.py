@@ -90,7 +90,7 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
         authenticator=Authenticator(config.auth, environ),
         admission=admission,
         pipeline=pipeline,
-        reply=Reply(pipeline, metrics),
+        reply=Reply(pipeline, metrics, write_share=config.server.write_share),
         metrics=metrics,
     )
     metrics.requests_running.set_function(lambda: admission.inside)

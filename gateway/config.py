@@ -36,6 +36,13 @@ class ServerConfig(Frozen):
     write_timeout_s: float = Field(
         60.0, gt=0, description="a client that reads nothing for so long is cut off"
     )
+    write_share: float = Field(
+        0.125,
+        gt=0,
+        le=1,
+        description="of one core's time, at most so much goes into writing events; with more "
+        "streams than that allows, a stream's tokens share events; 1: each is an event",
+    )
     drain_grace_s: float = Field(
         30.0,
         ge=0,

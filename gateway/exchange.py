@@ -26,6 +26,11 @@ class Exchange:
         cycle.scope.setdefault("extensions", {})[_NAME] = self
 
     @property
+    def received(self) -> bool:
+        """Whether the whole request is here."""
+        return not self._cycle.more_body
+
+    @property
     def writable(self) -> bool:
         """Whether the client reads as fast as is written; what is written all the same is kept."""
         return not self._cycle.flow.write_paused

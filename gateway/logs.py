@@ -27,10 +27,11 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 _SECRET_NAMES: Final = re.compile(
     r"authorization|api_?key|(?:^|_)token$|secret|password|pepper", re.IGNORECASE
 )
+# Each with what a text must hold, in lower case, for it to match: that is looked for much faster.
 _SECRETS: Final = (
-    re.compile(r"(?i)(\bbearer\s+)\S{8,}"),
-    re.compile(r"\b(sk-|hf_)[A-Za-z0-9_\-]{8,}"),
-    re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    (("bearer",), re.compile(r"(?i)(\bbearer\s+)\S{8,}")),
+    (("sk-", "hf_"), re.compile(r"\b(sk-|hf_)[A-Za-z0-9_\-]{8,}")),
+    (("://",), re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)")),
 )
 
 
@@ -91,8 +92,10 @@ def configure(level: str) -> None:
 
 def redacted(text: str) -> str:
     """`text` with bearer tokens, keys and passwords in URLs made unreadable."""
-    for pattern in _SECRETS:
-        text = pattern.sub(r"\1***", text)
+    lowered = text.lower()
+    for marks, pattern in _SECRETS:
+        if any(mark in lowered for mark in marks):
+            text = pattern.sub(r"\1***", text)
     return text
 
 

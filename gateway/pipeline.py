@@ -4,8 +4,8 @@ A permit is taken, the prompts are rendered to exact token ids, the engine gener
 exactly once, whatever happened: the engine's part is aborted or over, the permit is released, the
 tokens are counted.
 
-Tokens are pushed: the engine calls a `Generation` for each, which hands them to the call's
-`Outlet`. The call's own task only waits for the first token and for the end.
+The call's own task only waits for the first token and for the end. In between the engine tells the
+`Generation` that there is something to take, and the call's `Outlet` takes it when it can be sent.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from msgspec import structs
+
 from engine.base import (
     ChatMessage,
     ContextLengthError,
     Engine,
     EngineError,
-    EngineGenerateError,
     GenerateRequest,
     InvalidPromptError,
     Prompt,
@@ -68,8 +69,8 @@ class Usage:
 class Outlet(Protocol):
     """Where a call's deltas go: an event stream, or a whole answer."""
 
-    def put(self, delta: TokenDelta) -> None:
-        """Take a delta; returns at once. Its index counts over all prompts' choices."""
+    def ready(self) -> None:
+        """There is something to take from the generation; returns at once."""
         ...
 
 
@@ -90,14 +91,14 @@ class Pipeline:
         self._metrics = metrics
         self._live: set[Generation] = set()
 
-    def admit(self, call: Call, outlet: Outlet) -> Generation:
+    def admit(self, call: Call) -> Generation:
         """A generation that is still to begin; it holds a permit and has to be closed.
 
         Raises APIError where the call is not admitted.
         """
         engine = self._lifecycle.engine()
         permit = self._admission.acquire()
-        generation = Generation(engine, call, outlet, permit, self._metrics, self._live)
+        generation = Generation(engine, call, permit, self._metrics, self._live)
         self._live.add(generation)
         return generation
 
@@ -108,44 +109,45 @@ class Pipeline:
 
 
 class Generation:
-    """The running part of one call, the sink of its tokens.
+    """The running part of one call.
 
-    `await begin()`, then `await end()`, then `close()` in any case.
+    `await begin()`, then `await end()`, then `close()` in any case; `take` what has come at any
+    time. `outlet`, once it is set, is told when there is something.
     """
 
     def __init__(
         self,
         engine: Engine,
         call: Call,
-        outlet: Outlet,
         permit: Permit,
         metrics: Metrics,
         live: set[Generation],
     ) -> None:
+        self.outlet: Outlet | None = None
         self._engine = engine
         self._call = call
-        self._put = outlet.put
         self._permit = permit
         self._metrics = metrics
         self._live = live
-        self._submissions: list[Submission] = []
-        self._choices = self._unfinished = len(call.sources) * call.sampling.n
+        self._parts: list[Submission] = []
+        self._unfinished = len(call.sources)
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cached_tokens = [0] * len(call.sources)
         self._first_at: float | None = None
-        self._last_at = 0.0
+        self._last_at: float | None = None
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
 
     @property
     def usage(self) -> Usage:
+        """Of what was taken: once everything has finished and is taken, of the whole call."""
         return Usage(self._prompt_tokens, self._completion_tokens, sum(self._cached_tokens))
 
     @property
-    def finished(self) -> bool:
-        """Whether every choice has."""
+    def complete(self) -> bool:
+        """Whether every choice has finished."""
         return not self._unfinished
 
     async def begin(self) -> None:
@@ -163,21 +165,31 @@ class Generation:
             several = len(prompts) > 1
             request_id = f"{call.request_id}-{part}" if several else call.request_id
             request = GenerateRequest(request_id, prompt, call.sampling)
-            sink = _Part(self, part * call.sampling.n) if several else self
-            self._submissions.append(self._engine.submit(request, sink))
+            self._parts.append(self._engine.submit(request, self))
         while self._first_at is None:
             await self._news()
 
-    async def end(self) -> Usage:
+    async def end(self) -> None:
         """Return once every choice has finished. Raises EngineError, InterruptedCallError."""
         while self._unfinished:
             await self._news()
-        return self.usage
 
     def interrupt(self, cause: Cause) -> None:
         """Make `begin` or `end` raise InterruptedCallError, unless all is finished."""
         if self._unfinished:
             self._fail(InterruptedCallError(cause))
+
+    def take(self) -> list[TokenDelta]:
+        """What has come since the last time; indices count over all prompts' choices."""
+        taken: list[TokenDelta] = []
+        for number, part in enumerate(self._parts):
+            offset = number * self._call.sampling.n
+            for delta in part.take():
+                self._count(number, delta)
+                taken.append(
+                    structs.replace(delta, index=offset + delta.index) if offset else delta
+                )
+        return taken
 
     def close(self) -> None:
         """Abort what still runs, release the permit, count the tokens. Idempotent."""
@@ -186,40 +198,44 @@ class Generation:
         self._closed = True
         self._live.discard(self)
         try:
-            for submission in self._submissions:
-                submission.abort()
+            self.take()
+            for part in self._parts:
+                part.abort()
         finally:
             self._permit.release()
             self._settle()
 
-    def delta(self, delta: TokenDelta) -> None:
-        now = time.perf_counter()
-        self._completion_tokens += len(delta.token_ids)
+    def ready(self) -> None:
         if self._first_at is None:
-            self._first_at = now
-            self._metrics.time_to_first_token.observe(now - self._call.arrived)
-            self._cached_tokens[delta.index // self._call.sampling.n] = delta.cached_tokens
+            self._first_at = time.perf_counter()
+            self._metrics.time_to_first_token.observe(self._first_at - self._call.arrived)
             self._wake()
-        elif self._choices == 1:
-            self._metrics.inter_token_latency.observe(now - self._last_at)
-        self._last_at = now
-        if delta.finish_reason is not None:
-            self._choice_finished(delta)
-        self._put(delta)
+        if self.outlet is not None:
+            self.outlet.ready()
+
+    def finished(self) -> None:
+        self._unfinished -= 1
+        if not self._unfinished:
+            self._wake()
 
     def failed(self, error: EngineError) -> None:
         self._fail(error)
 
-    def _choice_finished(self, delta: TokenDelta) -> None:
-        if delta.finish_reason == "abort":
-            # Nobody here asked for it: a failure, not an answer.
-            self._fail(EngineGenerateError("the engine aborted the request"))
-            return
-        self._cached_tokens[delta.index // self._call.sampling.n] = delta.cached_tokens
-        self._metrics.request_success[delta.finish_reason or ""].inc()
-        self._unfinished -= 1
-        if not self._unfinished:
-            self._wake()
+    def _time(self, tokens: int) -> None:
+        """Note the time between a choice's tokens: the mean of those that are taken together."""
+        now = time.perf_counter()
+        gaps = tokens if self._last_at is not None else tokens - 1
+        if gaps > 0 and self._first_at is not None:
+            since = self._last_at if self._last_at is not None else self._first_at
+            self._metrics.inter_token_latency.observe((now - since) / gaps, gaps)
+        self._last_at = now
+
+    def _count(self, part: int, delta: TokenDelta) -> None:
+        tokens = len(delta.token_ids)
+        self._completion_tokens += tokens
+        self._cached_tokens[part] = delta.cached_tokens
+        if delta.finish_reason is not None:
+            self._metrics.request_success[delta.finish_reason].inc()
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
@@ -239,7 +255,7 @@ class Generation:
 
     def _settle(self) -> None:
         usage, metrics = self.usage, self._metrics
-        if not self._submissions:
+        if not self._parts:
             return
         metrics.prompt_tokens.inc(usage.prompt_tokens)
         metrics.cached_tokens.inc(usage.cached_tokens)
@@ -248,26 +264,9 @@ class Generation:
             return
         now = time.perf_counter()
         metrics.e2e_latency.observe(now - self._call.arrived)
-        rest = usage.completion_tokens / self._choices - 1
+        rest = usage.completion_tokens / (len(self._parts) * self._call.sampling.n) - 1
         if rest > 0:
             metrics.time_per_output_token.observe((now - self._first_at) / rest)
-
-
-class _Part:
-    """The sink of one prompt of several; choice j of prompt i has index i·n + j."""
-
-    def __init__(self, generation: Generation, offset: int) -> None:
-        self._generation = generation
-        self._offset = offset
-
-    def delta(self, delta: TokenDelta) -> None:
-        index = self._offset + delta.index
-        self._generation.delta(
-            TokenDelta(index, delta.text, delta.token_ids, delta.finish_reason, delta.cached_tokens)
-        )
-
-    def failed(self, error: EngineError) -> None:
-        self._generation.failed(error)
 
 
 async def _render(engine: Engine, source: Source, call: Call) -> Prompt:

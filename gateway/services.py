@@ -14,6 +14,7 @@ import msgspec
 from fastapi import Depends, Request
 
 from engine.base import EngineInfo
+from gateway import exchange
 from gateway.admission import Admission
 from gateway.auth import Authenticator, Principal
 from gateway.config import GatewayConfig
@@ -86,8 +87,9 @@ async def read_body(request: Request, config: GatewayConfig) -> bytes:
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
     body = bytearray()
+    patience = None if exchange.of(request.scope).received else config.server.body_timeout_s
     try:
-        async with asyncio.timeout(config.server.body_timeout_s):
+        async with asyncio.timeout(patience):
             async for piece in request.stream():
                 body += piece
                 if len(body) > limit:

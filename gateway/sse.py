@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import time
 
 from starlette.types import Send
 
-from engine.base import TokenDelta
-from gateway.answers import Answer, Choice
+from gateway.answers import Answer
 from gateway.errors import APIError, as_api_error, draining
 from gateway.exchange import Exchange
 from gateway.metrics import Metrics
-from gateway.pipeline import Call, InterruptedCallError, Pipeline, Usage
+from gateway.pipeline import Call, Generation, InterruptedCallError, Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -30,100 +29,97 @@ _STREAM_HEADERS = [
 
 
 class Outbox:
-    """The streams that have something to send, written together at the end of the loop's pass.
+    """The streams that have something to send, written one after the other in one pass.
 
-    So what an engine step, or several when the loop is behind, adds to one stream is one write.
+    A write is a system call, and with hundreds of streams most of what a token costs. So that
+    writing takes at most `share` of the loop's time, a pass that took long is followed by a pause
+    that is longer; what the engine adds to a stream meanwhile is sent as one event. With few
+    streams there is no pause to notice: every token is an event of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: float) -> None:
+        self._pause = 1 / share - 1
+        self._not_before = 0.0
         self._due: list[EventStream] = []
 
     def add(self, stream: EventStream) -> None:
         if not self._due:
-            asyncio.get_running_loop().call_soon(self._write)
+            loop = asyncio.get_running_loop()
+            if loop.time() < self._not_before:
+                loop.call_at(self._not_before, self._write)
+            else:
+                loop.call_soon(self._write)
         self._due.append(stream)
 
     def _write(self) -> None:
+        # Of this thread: time the machine gave to others isn't counted.
+        begun = time.thread_time()
         due, self._due = self._due, []
         for stream in due:
             stream.flush()
+        took = time.thread_time() - begun
+        self._not_before = asyncio.get_running_loop().time() + took * self._pause
 
 
 class EventStream:
     """One streamed answer. Implements `pipeline.Outlet`.
 
-    What a slow client, or a slow loop, leaves unsent is merged into fewer events: nothing is
-    lost or reordered, and at most one completion's text is held besides the socket's buffer.
+    What a slow client, or a slow loop, doesn't take stays with the engine's submission, as tokens,
+    and is told in fewer events: nothing is lost or reordered.
     """
 
-    __slots__ = ("_answer", "_due", "_exchange", "_open", "_outbox", "_unsent")
+    __slots__ = ("_answer", "_due", "_exchange", "_generation", "_open", "_outbox")
 
-    def __init__(self, answer: Answer, exchange: Exchange, outbox: Outbox) -> None:
+    def __init__(
+        self, answer: Answer, generation: Generation, exchange: Exchange, outbox: Outbox
+    ) -> None:
         self._answer = answer
+        self._generation = generation
         self._exchange = exchange
         self._outbox = outbox
-        self._unsent: list[TokenDelta] = []
         self._due = False
         self._open = False
 
     def open(self) -> None:
         """From now on events may be written: the headers are out."""
         self._open = True
+        self._generation.outlet = self
         self._exchange.on_writable = self.flush
         self.flush()
 
-    def put(self, delta: TokenDelta) -> None:
-        self._unsent.append(delta)
-        if not self._due and self._open:
+    def ready(self) -> None:
+        if not self._due:
             self._due = True
             self._outbox.add(self)
 
     def flush(self) -> None:
-        """Write what is unsent, if the client takes it; else it waits until the client does."""
+        """Write what there is, if the client takes it; else it waits until the client does."""
         self._due = False
-        if self._unsent and self._open and self._exchange.writable:
-            self._exchange.write(self._take())
+        if self._open and self._exchange.writable:
+            self._exchange.write(self._events())
 
-    def end(self, usage: Usage | None) -> None:
-        """Write the rest, `usage` if asked for, and the end mark."""
-        events = self._take()
-        if usage is not None:
-            events += b"data: %b\n\n" % self._answer.usage_chunk(usage)
+    def end(self, *, with_usage: bool) -> None:
+        """Write the rest, the usage if asked for, and the end mark."""
+        events = self._events()
+        if with_usage:
+            events += b"data: %b\n\n" % self._answer.usage_chunk(self._generation.usage)
         self._last(events + DONE)
 
     def fail(self, error: APIError) -> None:
         """Write the rest and the error; the stream ends without its end mark."""
-        self._last(self._take() + b"data: %b\n\n" % error.body())
+        self._last(self._events() + b"data: %b\n\n" % error.body())
 
     def _last(self, events: bytes) -> None:
         self._open = False
+        self._generation.outlet = None
         self._exchange.on_writable = None
         self._exchange.write(events)
 
-    def _take(self) -> bytes:
-        unsent, self._unsent = self._unsent, []
-        if len(unsent) == 1:
-            return self._answer.events(unsent[0])
-        return b"".join(map(self._answer.events, _merged(unsent)))
-
-
-class WholeAnswer:
-    """One answer that isn't streamed. Implements `pipeline.Outlet`."""
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self._choices: dict[int, Choice] = {}
-
-    def put(self, delta: TokenDelta) -> None:
-        choice = self._choices.get(delta.index)
-        if choice is None:
-            choice = self._choices[delta.index] = Choice(delta.index)
-        choice.parts.append(delta.text)
-        choice.finish_reason = delta.finish_reason
-
-    def body(self, usage: Usage) -> bytes:
-        """The JSON object, once every choice has finished."""
-        return self._answer.whole([self._choices[i] for i in sorted(self._choices)], usage)
+    def _events(self) -> bytes:
+        deltas = self._generation.take()
+        if len(deltas) == 1:
+            return self._answer.events(deltas[0])
+        return b"".join([self._answer.events(delta) for delta in deltas])
 
 
 class Reply:
@@ -133,19 +129,20 @@ class Reply:
     is an event of its own and the stream ends without `[DONE]`.
     """
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+    def __init__(self, pipeline: Pipeline, metrics: Metrics, *, write_share: float) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
-        self._outbox = Outbox()
+        self._outbox = Outbox(write_share)
 
     async def whole(self, call: Call, answer: Answer, exchange: Exchange, send: Send) -> None:
         """Answer with one JSON object. Raises APIError, EngineError."""
-        outlet = WholeAnswer(answer)
-        generation = self._pipeline.admit(call, outlet)
+        generation = self._pipeline.admit(call)
         exchange.watch(lambda: generation.interrupt("disconnect"))
         try:
             await generation.begin()
-            body = outlet.body(await generation.end())
+            await generation.end()
+            choices = {delta.index: delta for delta in generation.take()}
+            body = answer.whole([choices[index] for index in sorted(choices)], generation.usage)
         except Exception as error:
             known = self._known(error)
             if known is None:
@@ -164,8 +161,8 @@ class Reply:
         self, call: Call, answer: Answer, exchange: Exchange, send: Send, *, include_usage: bool
     ) -> None:
         """Answer with server-sent events. Raises APIError, EngineError before the first one."""
-        outlet = EventStream(answer, exchange, self._outbox)
-        generation = self._pipeline.admit(call, outlet)
+        generation = self._pipeline.admit(call)
+        outlet = EventStream(answer, generation, exchange, self._outbox)
         exchange.watch(lambda: generation.interrupt("disconnect"))
         started = False
         try:
@@ -173,13 +170,13 @@ class Reply:
             started = True
             exchange.hold()
             await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-            if not generation.finished:
+            if not generation.complete:
                 outlet.open()
                 exchange.release()
-            usage = await generation.end()
+            await generation.end()
             await exchange.drained()
             exchange.hold()
-            outlet.end(usage if include_usage else None)
+            outlet.end(with_usage=include_usage)
         except Exception as error:
             known = self._known(error)
             if known is None:
@@ -211,18 +208,3 @@ class Reply:
         if known.status >= 500:
             self._metrics.request_aborted.labels("error").inc()
         return known
-
-
-def _merged(deltas: Iterable[TokenDelta]) -> Iterable[TokenDelta]:
-    """One delta for each choice, in the order the choices appear."""
-    choices: dict[int, list[TokenDelta]] = {}
-    for delta in deltas:
-        choices.setdefault(delta.index, []).append(delta)
-    for index, parts in choices.items():
-        yield TokenDelta(
-            index,
-            "".join([part.text for part in parts]),
-            [token for part in parts for token in part.token_ids],
-            parts[-1].finish_reason,
-            parts[-1].cached_tokens,
-        )

@@ -363,3 +363,19 @@ async def test_closing_ends_what_runs_and_may_be_repeated(engine: Engine) -> Non
         await engine.check_health()
     with pytest.raises(EngineDeadError):
         await anext(generate(engine, await start(engine)))
+
+
+async def test_a_seed_gives_the_same_answer_however_the_prompt_is_computed(engine: Engine) -> None:
+    # Longer than one step takes, so that it is computed in parts.
+    prompt = "1234567890" * 60
+    options = {"temperature": 1.0, "seed": 7, "max_tokens": 12}
+    (first,) = await complete(engine, prompt, **options)
+    (again,) = await complete(engine, prompt, **options)
+    assert first == again
+    await engine.check_health()
+
+
+async def test_every_choice_of_several_ends_at_the_end_of_sequence(engine: Engine) -> None:
+    question = [ChatMessage("user", "What is the capital of Japan?")]
+    answers = await complete(engine, question, n=3, max_tokens=200, ignore_eos=False)
+    assert [answer.finish for answer in answers] == [["stop"]] * 3
