@@ -8,11 +8,14 @@ many share one system prompt: only what is new is tokenized.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
+import fastokens
 from cachetools import LRUCache
 from tokenizers import Tokenizer
 
@@ -22,6 +25,23 @@ from engine.base import InvalidPromptError
 CACHE_CHARACTERS: Final = 4_000_000
 # Shorter parts are dearer to remember than to tokenize; longer ones would drive out all others.
 _SHORTEST, _LONGEST = 4, CACHE_CHARACTERS // 8
+# What tokenizers differ in: spaces, digits, contractions, scripts, marks, joined emoji, controls.
+_PROBES: Final = (
+    "",
+    " ",
+    "The quick brown fox, it's said, jumps over 13 lazy dogs; they'll SLEEP!",
+    "  two  spaces\tand\n\n\nlines \r\n end  ",
+    "def f(x: int) -> int:\n    return x**2  # 1_000_000.5e-3\n",
+    "1234567890 12 345 6,789.01 ½ ² Ⅷ",
+    "naïve café, Größe, e\u0301 \u00e9 ﬁ Å \u212b",
+    "東京は日本の首都。 한국어 ไทย हिन्दी العربية עברית Ελληνικά Русский",
+    "🙂 👩\u200d👩\u200d👧 🇩🇪 👍🏽 ☕\ufe0f",
+    "\u00a0\u2028\u3000\ufeff\u200b a\u0000b \x7f",
+    "<|im_start|>user\nHi<|im_end|> </s> [INST] <tool_call>",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa =====---- ........ \\\\ //",
+)
+
+logger = logging.getLogger(__name__)
 
 
 class Encoder:
@@ -37,6 +57,7 @@ class Encoder:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._quick = _quick(self._tokenizer)
         self._control = _control_tokens(self._tokenizer)
         self._cuts = _pattern(self._control) if self._control else None
         self._known: LRUCache[str, array[int]] = LRUCache(CACHE_CHARACTERS, getsizeof=len)
@@ -53,12 +74,17 @@ class Encoder:
     def tokenize(self, parts: Sequence[str]) -> dict[str, list[int]]:
         """The tokens of each part. Any thread may call this. Raises InvalidPromptError."""
         try:
-            # Without the offsets, which cost a tenth.
-            encoded = self._tokenizer.encode_batch_fast(list(parts), add_special_tokens=False)
+            return {part: self._tokenize(part) for part in parts}
         except (UnicodeEncodeError, TypeError):
             # What tokenizers raises for it depends on the tokenizer.
             raise InvalidPromptError("The text holds half a surrogate pair.") from None
-        return {part: list(encoding.ids) for part, encoding in zip(parts, encoded, strict=True)}
+
+    def _tokenize(self, part: str) -> list[int]:
+        if self._quick is not None:
+            # Bytes that the vocabulary lacks are an error to it, and left out by the other.
+            with suppress(ValueError):
+                return _token_ids(self._quick, part)
+        return _slowly(self._tokenizer, part)
 
     def join(self, parts: Sequence[str], fresh: Mapping[str, list[int]]) -> list[int]:
         """The tokens of all parts; `fresh` are those of the unknown ones."""
@@ -73,6 +99,33 @@ class Encoder:
             if _SHORTEST <= len(part) <= _LONGEST:
                 self._known[part] = array("i", tokens)  # a tenth of a list's size
         return token_ids
+
+
+def _quick(tokenizer: Tokenizer) -> fastokens.Tokenizer | None:
+    """The same tokenizer as fastokens has it, if it can and all it says is the same."""
+    try:
+        quick = fastokens.Tokenizer.from_json_str(tokenizer.to_str())
+        differing = next(
+            (t for t in _PROBES if _token_ids(quick, t) != _slowly(tokenizer, t)), None
+        )
+    except ValueError as error:
+        logger.info("fastokens can't serve this tokenizer: %s", error)
+        return None
+    if differing is not None:
+        logger.warning("fastokens is not used: it tokenizes %r differently", differing)
+        return None
+    return quick
+
+
+def _token_ids(quick: fastokens.Tokenizer, text: str) -> list[int]:
+    encoding = quick.encode(text, add_special_tokens=False)
+    return list(encoding.ids)
+
+
+def _slowly(tokenizer: Tokenizer, text: str) -> list[int]:
+    # Of one text, but without the offsets, which cost a tenth.
+    (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    return list(encoding.ids)
 
 
 def _control_tokens(tokenizer: Tokenizer) -> dict[str, int]:

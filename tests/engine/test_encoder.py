@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -51,7 +51,12 @@ BITS = [*CONTROLS, " ", "  ", "\n", "é", "e\u0301", "漢字", "🙂", "s", "use
 
 
 @pytest.mark.parametrize("kind", ["smollm2", "plain", "metaspace", "greedy", "normalized"])
-@given(bits=st.lists(st.sampled_from(BITS), max_size=10))
+@settings(deadline=None)  # the first time a tokenizer is made
+@given(
+    bits=st.lists(
+        st.one_of(st.sampled_from(BITS), st.text(st.characters(codec="utf-8"))), max_size=9
+    )
+)
 def test_parts_have_the_tokens_the_whole_has_the_first_time_and_again(
     kind: str, bits: list[str]
 ) -> None:
