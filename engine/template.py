@@ -23,8 +23,9 @@ class ChatTemplate:
     as `bos_token`."""
 
     def __init__(self, source: str, constants: Mapping[str, str]) -> None:
-        self._source = source
         self._constants = dict(constants)
+        # Whether it has a place for messages of the role `developer`.
+        self.knows_developers = "'developer'" in source or '"developer"' in source
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
@@ -33,11 +34,6 @@ class ChatTemplate:
         self._template = environment.from_string(source)
         # Jinja copies these for every rendering, from a chain of mappings ten times slower.
         self._template.globals = dict(self._template.globals)
-
-    @property
-    def knows_developers(self) -> bool:
-        """Whether it has a place for messages of the role `developer`."""
-        return "'developer'" in self._source or '"developer"' in self._source
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt's text, which the answer continues.

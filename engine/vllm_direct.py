@@ -215,7 +215,7 @@ class _Submission:
 
     def take(self) -> Sequence[TokenDelta]:
         self.told = False
-        return [sequence.take() for sequence in self.sequences if sequence.has_news]
+        return [s.take() for s in self.sequences if s.tokens or s.just_finished]
 
     def abort(self) -> None:
         if self.live:
@@ -240,9 +240,9 @@ class _Sequence:
         "_prefilled",
         "_produced",
         "_silent",
-        "_taken",
         "_text",
         "broken",
+        "just_finished",
         "stops",
         "submission",
         "tokens",
@@ -264,7 +264,8 @@ class _Sequence:
         # How many of the last tokens are no text: one that ended the sequence.
         self._silent = 0
         self._finish: FinishReason | None = None
-        self._taken = False
+        # Whether the end is still to be told.
+        self.just_finished = False
         self._prefilled = False
         self._cached = 0
 
@@ -272,11 +273,6 @@ class _Sequence:
     def over(self) -> bool:
         """Whether this choice has come to an end, a good one or not."""
         return self._finish is not None or self.broken is not None
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is something to take."""
-        return bool(self.tokens) or (self._finish is not None and not self._taken)
 
     def prefilled(self, stats: Any) -> int:
         """Note the prefix cache's hits; returns the prompt's tokens, the first time."""
@@ -298,6 +294,7 @@ class _Sequence:
             self._finish = _FINISH[reason]
         if self.stops is not None:
             tokens = self._search(tokens, self.stops)
+        self.just_finished = self._finish is not None
         return tokens
 
     def take(self) -> TokenDelta:
@@ -307,7 +304,7 @@ class _Sequence:
         else:
             spoken = tokens[: len(tokens) - self._silent] if self._silent else tokens
             text = self._text.extend(spoken)
-        self._taken = self._finish is not None
+        self.just_finished = False
         return TokenDelta(self._index, text, tokens, self._finish, self._cached)
 
     def _search(self, tokens: Sequence[int], stops: StopStrings) -> Sequence[int]:

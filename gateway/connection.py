@@ -23,6 +23,7 @@ from gateway.errors import APIError, InvalidRequestError, UnavailableError
 from gateway.exchange import Exchange
 
 LINGER_S = 5.0
+MAX_PIPELINED = 8
 _UPGRADE = re.compile(rb"(?i)\r\nupgrade:[^\r\n]*")
 
 
@@ -97,6 +98,9 @@ class _BoundedConnection(HttpToolsProtocol):
             self._refuse_headers()
             return
         super().on_headers_complete()
+        if 0 < len(self.pipeline) <= MAX_PIPELINED:
+            # uvicorn stops reading behind a pipelined request, and so would miss a hang-up.
+            self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         if not self.transport.is_closing():

@@ -26,9 +26,13 @@ class Exchange:
         cycle.scope.setdefault("extensions", {})[_NAME] = self
 
     @property
-    def received(self) -> bool:
-        """Whether the whole request is here."""
-        return not self._cycle.more_body
+    def body(self) -> bytes | None:
+        """The request's body, if all of it is here already, as nearly always."""
+        if self._cycle.more_body:
+            return None
+        # A large one stops the reading, and who doesn't read doesn't see a hang-up.
+        self._cycle.flow.resume_reading()
+        return bytes(self._cycle.body)
 
     @property
     def writable(self) -> bool:

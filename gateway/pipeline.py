@@ -179,17 +179,22 @@ class Generation:
         if self._unfinished:
             self._fail(InterruptedCallError(cause))
 
-    def take(self) -> list[TokenDelta]:
+    def take(self) -> Sequence[TokenDelta]:
         """What has come since the last time; indices count over all prompts' choices."""
-        taken: list[TokenDelta] = []
+        if len(self._parts) == 1:
+            taken = self._parts[0].take()
+            for delta in taken:
+                self._count(0, delta)
+            if taken and self._call.sampling.n == 1:
+                self._time(len(taken[0].token_ids))
+            return taken
+        found: list[TokenDelta] = []
         for number, part in enumerate(self._parts):
             offset = number * self._call.sampling.n
             for delta in part.take():
                 self._count(number, delta)
-                taken.append(
-                    structs.replace(delta, index=offset + delta.index) if offset else delta
-                )
-        return taken
+                found.append(structs.replace(delta, index=offset + delta.index))
+        return found
 
     def close(self) -> None:
         """Abort what still runs, release the permit, count the tokens. Idempotent."""
@@ -231,8 +236,7 @@ class Generation:
         self._last_at = now
 
     def _count(self, part: int, delta: TokenDelta) -> None:
-        tokens = len(delta.token_ids)
-        self._completion_tokens += tokens
+        self._completion_tokens += len(delta.token_ids)
         self._cached_tokens[part] = delta.cached_tokens
         if delta.finish_reason is not None:
             self._metrics.request_success[delta.finish_reason].inc()

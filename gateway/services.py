@@ -86,10 +86,14 @@ async def read_body(request: Request, config: GatewayConfig) -> bytes:
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
+    whole = exchange.of(request.scope).body
+    if whole is not None:
+        if len(whole) > limit:
+            raise _too_large(limit)
+        return whole
     body = bytearray()
-    patience = None if exchange.of(request.scope).received else config.server.body_timeout_s
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(config.server.body_timeout_s):
             async for piece in request.stream():
                 body += piece
                 if len(body) > limit:
