@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bench test lint fmt lock setup setup-dev clean distclean
+.PHONY: help serve bench profile test lint fmt lock setup setup-dev clean distclean
 
 help: ## list the targets
 	@echo "make TARGET [DEVICE=auto|cpu|cuda] [ARGS='more arguments']"
@@ -22,6 +22,9 @@ serve: setup ## install what is missing, then serve on 127.0.0.1:8000
 
 bench: setup ## measure a running server: ARGS='--concurrency 32'
 	@exec $(PY) -m bench.throughput $(ARGS)
+
+profile: setup-dev ## draw where the serving process spends its time: ARGS='-o profile.svg'
+	@exec $(PY) -m bench.profile $(ARGS)
 
 test: lint ## lint, type-check and test; ARGS go to pytest
 	@$(PY) -m pytest $(ARGS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -31,7 +32,7 @@ from engine.detokenizer import Detokenizer
 from engine.meter import Meter
 from engine.stops import StopStrings
 from engine.vllm_requests import CoreRequests
-from engine.vllm_stats import hide_request_series
+from engine.vllm_stats import StepStats, hide_request_series
 from engine.vllm_text import detokenizers
 
 logger = logging.getLogger(__name__)
@@ -45,11 +46,12 @@ _BROKEN: Final[dict[int | None, str]] = {
 }
 # So many steps are taken together when the loop is behind, before others get their turn.
 _MAX_STEPS: Final = 16
+_RECORD_EVERY_S: Final = 0.25
 
 
-async def open_path(llm: Any, meter: Meter) -> DirectPath:
+async def open_path(llm: Any, meter: Meter, steps: StepStats) -> DirectPath:
     """Take over an `AsyncLLM` that has had no request yet, in the event loop that will serve it."""
-    path = DirectPath(llm, meter)
+    path = DirectPath(llm, meter, steps)
     path.requests = CoreRequests(llm, await llm.get_supported_tasks())
     return path
 
@@ -59,11 +61,17 @@ class DirectPath:
 
     requests: CoreRequests
 
-    def __init__(self, llm: Any, meter: Meter) -> None:
+    def __init__(self, llm: Any, meter: Meter, steps: StepStats) -> None:
         self._meter = meter
+        self._steps = steps
         self._record = llm.logger_manager.record
+        self._record_at = 0.0
         self._client = llm.engine_core
         self._sending: Any = zmq.Socket.shadow(self._client.input_socket.underlying)
+        self._reading_socket: Any = zmq.Socket.shadow(
+            self._client.resources.output_socket.underlying
+        )
+        self._failure: asyncio.Future[None]
         self._live: dict[str, _Sequence] = {}
         self._detokenizer = detokenizers(llm)
         hide_request_series()
@@ -114,24 +122,41 @@ class DirectPath:
         self._meter.leave(len(request_ids))
 
     async def _read(self) -> None:
-        resources = self._client.resources
-        socket = resources.output_socket
-        more: Any = zmq.Socket.shadow(socket.underlying)
+        """Read until the engine has died or this task is cancelled, which is vLLM's way to say so.
+
+        Not by pyzmq's awaitable socket: for a single token it costs more than all the rest.
+        """
+        loop = asyncio.get_running_loop()
+        failure = self._failure = loop.create_future()
+        descriptor = self._reading_socket.getsockopt(zmq.FD)
+        loop.add_reader(descriptor, self._take_all)
+        self._take_all()
         try:
-            while True:
-                frames = await socket.recv_multipart(copy=False)
-                self._take(frames)
-                # Steps that ended meanwhile belong to the same pass: their deltas are merged.
-                for _ in range(_MAX_STEPS):
-                    if not more.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-                        break
-                    self._take(more.recv_multipart(zmq.NOBLOCK, copy=False))
+            await failure
         except (asyncio.CancelledError, VLLMDeadError):
-            self._fail_all()
+            pass
         except Exception:
             logger.exception("the engine's outputs can't be read any more")
-            resources.engine_dead = True
+            self._client.resources.engine_dead = True
+        finally:
+            loop.remove_reader(descriptor)
             self._fail_all()
+
+    def _take_all(self) -> None:
+        """Take every message there is: steps that ended meanwhile belong to the same pass.
+
+        ZeroMQ tells of messages once: whoever leaves one has to come back by himself.
+        """
+        reading = self._reading_socket
+        try:
+            for _ in range(_MAX_STEPS):
+                if not reading.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                    return
+                self._take(reading.recv_multipart(zmq.NOBLOCK, copy=False))
+            asyncio.get_running_loop().call_soon(self._take_all)
+        except Exception as error:
+            if not self._failure.done():
+                self._failure.set_exception(error)
 
     def _take(self, frames: Any) -> None:
         """One message of the engine core: a step's outputs, its figures, or a call's answer."""
@@ -142,11 +167,16 @@ class DirectPath:
         if outputs.outputs:
             self._take_tokens(outputs.outputs)
         if outputs.scheduler_stats is not None:
-            self._record(
-                scheduler_stats=outputs.scheduler_stats,
-                iteration_stats=None,
-                engine_idx=outputs.engine_index,
-            )
+            self._note(outputs.engine_index, outputs.scheduler_stats)
+
+    def _note(self, engine_index: int, stats: Any) -> None:
+        """Keep a step's figures. vLLM's own series get them a few times a second: that costs as
+        much as hundreds of tokens do. Those that are sums get each that isn't nothing."""
+        self._steps.note(engine_index, stats)
+        now = time.monotonic()
+        if now >= self._record_at or stats.prefix_cache_stats.requests or not self._live:
+            self._record_at = now + _RECORD_EVERY_S
+            self._record(scheduler_stats=stats, iteration_stats=None, engine_idx=engine_index)
 
     def _take_tokens(self, outputs: Sequence[Any]) -> None:
         find = self._live.get

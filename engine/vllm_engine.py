@@ -236,7 +236,7 @@ class VLLMEngine:
         if reason is None:
             from engine.vllm_direct import open_path
 
-            return await open_path(self._llm, self._meter)
+            return await open_path(self._llm, self._meter, self._steps)
         logger.warning("tokens take vLLM's public path, which costs more: %s", reason)
         return None
 

@@ -46,6 +46,10 @@ class StepStats:
         self._cores.append(core)
         return core
 
+    def note(self, engine_index: int, scheduler_stats: Any) -> None:
+        """A step's figures, without telling vLLM's other loggers."""
+        self._cores[engine_index].note(scheduler_stats)
+
     @property
     def waiting(self) -> int:
         return sum(core.waiting for core in self._cores)
@@ -71,14 +75,15 @@ class _CoreLogger(StatLoggerBase):  # type: ignore[misc]
         engine_idx: int = 0,
     ) -> None:
         if scheduler_stats is not None:
-            self.waiting = (
-                scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-            )
-            self.kv_cache_usage = scheduler_stats.kv_cache_usage
+            self.note(scheduler_stats)
         if iteration_stats is not None:
             self.meter.step(
                 iteration_stats.num_prompt_tokens, iteration_stats.num_generation_tokens
             )
+
+    def note(self, stats: Any) -> None:
+        self.waiting = stats.num_waiting_reqs + stats.num_skipped_waiting_reqs
+        self.kv_cache_usage = stats.kv_cache_usage
 
     def log_engine_initialized(self) -> None:
         pass

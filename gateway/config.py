@@ -37,7 +37,7 @@ class ServerConfig(Frozen):
         60.0, gt=0, description="a client that reads nothing for so long is cut off"
     )
     write_share: float = Field(
-        0.125,
+        0.1,
         gt=0,
         le=1,
         description="of one core's time, at most so much goes into writing events; with more "
