@@ -13,7 +13,6 @@ from typing import Final
 import torch
 from vllm.platforms import current_platform
 
-
 # A step with hundreds of sequences makes tens of thousands of objects, none of them in a cycle:
 # looking for cycles as often as Python does by default costs a part of every step.
 _GC_THRESHOLDS: Final = 50_000, 20, 50
