@@ -14,10 +14,10 @@ from rich.console import Console
 
 from bench.cli import Exit, at_least, positive, run
 from bench.errors import BenchError
-from bench.exact_servers import NAME, tiny_servers
-from bench.frontend_run import Served, load
-from bench.frontend_servers import all_up, chosen_servers
-from bench.frontend_work import Writer
+from bench.frontend.run import Served, load
+from bench.frontend.servers import all_up, chosen_servers
+from bench.frontend.work import Writer
+from bench.tiny.servers import NAME, tiny_servers
 
 _OUTPUT_TOKENS = 128
 _TURNS = 2

@@ -28,11 +28,7 @@ class Exchange:
     @property
     def body(self) -> bytes | None:
         """The request's body, if all of it is here already, as nearly always."""
-        if self._cycle.more_body:
-            return None
-        # A large one stops the reading, and who doesn't read doesn't see a hang-up.
-        self._cycle.flow.resume_reading()
-        return bytes(self._cycle.body)
+        return None if self._cycle.more_body else bytes(self._cycle.body)
 
     @property
     def writable(self) -> bool:
@@ -59,7 +55,11 @@ class Exchange:
     def watch(self, on_gone: Callback | None) -> None:
         """Call `on_gone` when the client goes, at once where it has gone; None: no more."""
         self._on_gone = on_gone
-        if on_gone is not None and self._cycle.disconnected:
+        if on_gone is None:
+            return
+        # A large body has stopped the reading, and who doesn't read doesn't see a hang-up.
+        self._cycle.flow.resume_reading()
+        if self._cycle.disconnected:
             on_gone()
 
     def gone(self) -> None:
@@ -90,6 +90,9 @@ class Cork:
         if self._held and not self._transport.is_closing():
             self._transport.write(b"".join(self._held))
         self._held.clear()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
     def close(self) -> None:
         self.release()

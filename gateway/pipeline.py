@@ -203,9 +203,9 @@ class Generation:
         self._closed = True
         self._live.discard(self)
         try:
-            self.take()
             for part in self._parts:
                 part.abort()
+            self.take()  # for its tokens, which were generated whoever reads them
         finally:
             self._permit.release()
             self._settle()

@@ -11,6 +11,7 @@ import time
 
 from starlette.types import Send
 
+from engine.base import EngineGenerateError
 from gateway.answers import Answer
 from gateway.errors import APIError, as_api_error, draining
 from gateway.exchange import Exchange
@@ -96,7 +97,11 @@ class EventStream:
         """Write what there is, if the client takes it; else it waits until the client does."""
         self._due = False
         if self._open and self._exchange.writable:
-            self._exchange.write(self._events())
+            try:
+                self._exchange.write(self._events())
+            except Exception:  # must not end the pass: others are to be written too
+                logger.exception("a stream's tokens could not be told")
+                self._generation.failed(EngineGenerateError("The answer could not be decoded."))
 
     def end(self, *, with_usage: bool) -> None:
         """Write the rest, the usage if asked for, and the end mark."""

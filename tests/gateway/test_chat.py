@@ -187,3 +187,33 @@ async def test_a_dead_engine_answers_503_and_is_neither_alive_nor_ready(
         async with gateway.http.get(gateway.url + path) as answer:
             assert answer.status == 503
             assert (await answer.json())["status"] == "dead"
+
+
+async def test_tokens_share_events_where_writing_each_would_take_too_long(
+    start_gateway: StartGateway,
+) -> None:
+    async def stream(share: float) -> tuple[int, str, int]:
+        gateway = await start_gateway(
+            **{"engine.simulated.step_ms": 0.1, "server.write_share": share}
+        )
+        chunks = await gateway.openai.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Hi"}],
+            max_tokens=300,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        events, text, tokens = 0, "", 0
+        async for chunk in chunks:
+            if chunk.usage is not None:
+                tokens = chunk.usage.completion_tokens
+            for choice in chunk.choices:
+                events += bool(choice.delta.content)
+                text += choice.delta.content or ""
+        return events, text, tokens
+
+    each, whole, tokens = await stream(1.0)
+    fewer, same, counted = await stream(0.001)
+    assert (same, counted) == (whole, tokens)
+    assert fewer < each <= tokens == 300

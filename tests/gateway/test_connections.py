@@ -175,3 +175,15 @@ async def test_a_kept_alive_connection_serves_many_requests(gateway: LiveGateway
         assert head.startswith(b"HTTP/1.1 200")
         await reader.readexactly(len(b'{"status":"alive"}'))
     writer.close()
+
+
+async def test_a_client_that_asks_before_it_sends_its_body_is_told_to_go_on(
+    gateway: LiveGateway,
+) -> None:
+    head, body = request_bytes({**LONG, "max_tokens": 3}).split(b"\r\n\r\n")
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(head + b"\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(body)
+    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()

@@ -129,3 +129,18 @@ async def test_a_reader_that_stalls_is_cut_off_and_stops_only_its_own_stream(
     async with asyncio.timeout(10):
         await gateway.services.admission.idle()
     writer.transport.abort()
+
+
+async def test_a_hang_up_behind_a_large_body_aborts_its_request(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(
+        **{"engine.simulated.step_ms": 50, "engine.max_model_len": 400_000}
+    )
+    content = "x" * 300_000  # more than is read ahead of an application
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes({**LONG, "messages": [{"role": "user", "content": content}]}))
+    await running(gateway, 1)
+    writer.transport.abort()
+    async with asyncio.timeout(1):
+        await gateway.idle()

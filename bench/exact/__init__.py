@@ -1,0 +1,1 @@
+"""Asks for the same answers in every way there is, and compares them."""

@@ -1,0 +1,1 @@
+"""What a server's front end costs: CPU of its process by token and by request."""

@@ -1,0 +1,1 @@
+"""Clients that misbehave, and whether others or the server suffer from it."""

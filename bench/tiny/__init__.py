@@ -1,0 +1,1 @@
+"""The tiny model, what its answers have to be, and the servers that have it."""
