@@ -132,7 +132,8 @@ class TokenDelta(msgspec.Struct, frozen=True, gc=False):
 
     `token_ids` counts towards `completion_tokens` even where `text` is empty (a token that ends
     a stop string, or half of a character). `finish_reason` is set on a choice's last delta only.
-    `cached_tokens` is how many prompt tokens came from the prefix cache, the same in every delta.
+    `cached_tokens` is how many prompt tokens this choice found in the prefix cache, the same in
+    all its deltas.
     """
 
     index: int

@@ -44,7 +44,13 @@ def completion_room(prompt_tokens: int, max_tokens: int | None, max_model_len: i
 
 
 def check_sampling(sampling: SamplingOptions, vocab_size: int) -> None:
-    """Raise InvalidPromptError where an option names tokens that don't exist."""
+    """Raise InvalidPromptError where an option names tokens that don't exist, or a choice's seed
+    (the i-th's is `seed + i`) would not be a 64-bit integer."""
+    if sampling.seed is not None and sampling.seed + sampling.n - 1 >= 2**63:
+        raise InvalidPromptError(
+            f"Invalid 'seed': with {sampling.n} choices it can be {2**63 - sampling.n} at most.",
+            "seed",
+        )
     for param, token_ids in (
         ("logit_bias", sampling.logit_bias or ()),
         ("stop_token_ids", sampling.stop_token_ids),

@@ -16,6 +16,9 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+# Tokens without a whole character among them, and of a prompt's end that decides how a text begins.
+_MAX_HELD: Final = 64
+_MAX_CONTEXT: Final = 64
 _INVALID_PREFIX: Final = "Invalid prefix encountered"
 
 
@@ -60,6 +63,7 @@ class TokenTexts:
 
     def _context(self, prompt: Sequence[int]) -> list[int]:
         """The end of the prompt that decides whether the completion is the beginning of a text."""
+        prompt = prompt[-_MAX_CONTEXT:]
         last = next((i for i in reversed(range(len(prompt))) if self.table[prompt[i]]), 0)
         end = list(prompt[last:])
         # The decoder would repeat a context that ends within a character.
@@ -121,8 +125,11 @@ class TableDetokenizer:
             self._stream = DecodeStream(ids=self._context, skip_special_tokens=True)
         self._since.append(token_id)
         text = self._step(token_id)
-        if not text:
+        if not text and len(self._since) < _MAX_HELD:
             return ""
+        if not text:
+            # No character is that long, and the decoder reads all of it again for each token.
+            text = self._texts.tokenizer.decode(self._since, skip_special_tokens=True)
         # The text ends with a whole character: from here on the table serves again.
         self.whole, self._stream = True, None
         if self._texts.contextual:

@@ -11,9 +11,9 @@ import json
 import logging
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import fastokens
 from cachetools import LRUCache
@@ -21,10 +21,10 @@ from tokenizers import Tokenizer
 
 from engine.base import InvalidPromptError
 
-# Characters of remembered text: some 10 MB with their tokens.
-CACHE_CHARACTERS: Final = 4_000_000
-# Shorter parts are dearer to remember than to tokenize; longer ones would drive out all others.
-_SHORTEST, _LONGEST = 4, CACHE_CHARACTERS // 8
+# Shorter parts are dearer to remember than to tokenize. With these bounds the parts that are
+# remembered take 50 MB at the very most, and some 3 MB with messages of a hundred words.
+CACHED_PARTS: Final = 1024
+_SHORTEST, _LONGEST = 16, 20_000
 # What tokenizers differ in: spaces, digits, contractions, scripts, marks, joined emoji, controls.
 _PROBES: Final = (
     "",
@@ -47,9 +47,9 @@ logger = logging.getLogger(__name__)
 class Encoder:
     """A Hugging Face tokenizer's `encode` with no special tokens added.
 
-    In three steps, so that the one that takes long can be taken elsewhere: `split` a text,
-    `tokenize` those of its parts that are `unknown`, `join` them. All but `tokenize` belong to
-    one thread.
+    In steps, so that the one that takes long can be taken elsewhere: `split` a text, see which
+    parts are `known`, `tokenize` and `remember` the others, and have it all `joined`. `known` and
+    `remember` belong to one thread; the rest may be called by any.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -60,24 +60,44 @@ class Encoder:
         self._quick = _quick(self._tokenizer)
         self._control = _control_tokens(self._tokenizer)
         self._cuts = _pattern(self._control) if self._control else None
-        self._known: LRUCache[str, array[int]] = LRUCache(CACHE_CHARACTERS, getsizeof=len)
+        self._memory: LRUCache[str, array[int]] = LRUCache(CACHED_PARTS)
 
     def split(self, text: str) -> list[str]:
         """The parts of `text`: control tokens, and what lies between them."""
         parts = [text] if self._cuts is None else self._cuts.split(text)
         return [part for part in parts if part]
 
-    def unknown(self, parts: Sequence[str]) -> list[str]:
-        """Those whose tokens aren't remembered."""
-        return [part for part in parts if part not in self._control and part not in self._known]
+    def known(self, parts: Sequence[str]) -> dict[str, Sequence[int]]:
+        """The tokens of those parts that are control tokens or remembered."""
+        found: dict[str, Sequence[int]] = {}
+        for part in parts:
+            control = self._control.get(part)
+            if control is not None:
+                found[part] = (control,)
+            elif (remembered := self._memory.get(part)) is not None:
+                found[part] = remembered
+        return found
 
-    def tokenize(self, parts: Sequence[str]) -> dict[str, list[int]]:
-        """The tokens of each part. Any thread may call this. Raises InvalidPromptError."""
+    def tokenize(self, parts: Iterable[str]) -> dict[str, list[int]]:
+        """The tokens of each part. Raises InvalidPromptError."""
         try:
-            return {part: self._tokenize(part) for part in parts}
+            return {part: self._tokenize(part) for part in dict.fromkeys(parts)}
         except (UnicodeEncodeError, TypeError):
             # What tokenizers raises for it depends on the tokenizer.
             raise InvalidPromptError("The text holds half a surrogate pair.") from None
+
+    def encode(self, text: str) -> list[int]:
+        """All three steps, without what is remembered. Raises InvalidPromptError."""
+        parts = self.split(text)
+        tokens: dict[str, Sequence[int]] = {part: (one,) for part, one in self._control.items()}
+        tokens |= self.tokenize(part for part in parts if part not in self._control)
+        return joined(parts, tokens)
+
+    def remember(self, fresh: Mapping[str, list[int]]) -> None:
+        """Keep the tokens of these parts for the next time."""
+        for part, tokens in fresh.items():
+            if _SHORTEST <= len(part) <= _LONGEST:
+                self._memory[part] = array("i", tokens)  # a tenth of a list's size
 
     def _tokenize(self, part: str) -> list[int]:
         if self._quick is not None:
@@ -86,19 +106,10 @@ class Encoder:
                 return _token_ids(self._quick, part)
         return _slowly(self._tokenizer, part)
 
-    def join(self, parts: Sequence[str], fresh: Mapping[str, list[int]]) -> list[int]:
-        """The tokens of all parts; `fresh` are those of the unknown ones."""
-        token_ids: list[int] = []
-        for part in parts:
-            control = self._control.get(part)
-            if control is not None:
-                token_ids.append(control)
-            else:
-                token_ids.extend(fresh[part] if part in fresh else self._known[part])
-        for part, tokens in fresh.items():
-            if _SHORTEST <= len(part) <= _LONGEST:
-                self._known[part] = array("i", tokens)  # a tenth of a list's size
-        return token_ids
+
+def joined(parts: Sequence[str], tokens: Mapping[str, Sequence[int]]) -> list[int]:
+    """The tokens of all parts, each of which is in `tokens`."""
+    return [token for part in parts for token in tokens[part]]
 
 
 def _quick(tokenizer: Tokenizer) -> fastokens.Tokenizer | None:
@@ -144,6 +155,22 @@ def _control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def _pattern(tokens: dict[str, int]) -> re.Pattern[str]:
-    """Matches the longest of the tokens at a place, as the tokenizer does."""
-    longest_first = sorted(tokens, key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+    """Matches the longest of the tokens at a place, as the tokenizer does, in time that doesn't
+    grow with their number: as a tree of their characters."""
+    tree: dict[str, Any] = {}
+    for token in tokens:
+        node = tree
+        for character in token:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return re.compile(f"({_expression(tree)})")
+
+
+def _expression(tree: dict[str, Any]) -> str:
+    ends = "" in tree
+    branches = [re.escape(c) + _expression(below) for c, below in tree.items() if c]
+    if not branches:
+        return ""
+    if len(branches) == 1 and not ends:
+        return branches[0]
+    return f"(?:{'|'.join(branches)}){'?' if ends else ''}"

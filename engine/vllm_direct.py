@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import zmq
@@ -118,7 +119,8 @@ class DirectPath:
 
     def _forget(self, request_ids: Sequence[str]) -> None:
         for request_id in request_ids:
-            del self._live[request_id]
+            # From here on the request's submission alone holds its sequences.
+            del self._live.pop(request_id).submission
         self._meter.leave(len(request_ids))
 
     async def _read(self) -> None:
@@ -139,8 +141,9 @@ class DirectPath:
             logger.exception("the engine's outputs can't be read any more")
             self._client.resources.engine_dead = True
         finally:
-            loop.remove_reader(descriptor)
             self._fail_all()
+            with suppress(RuntimeError):  # the descriptor may be another one's already
+                loop.remove_reader(descriptor)
 
     def _take_all(self) -> None:
         """Take every message there is: steps that ended meanwhile belong to the same pass.
@@ -166,22 +169,25 @@ class DirectPath:
             _process_utility_output(outputs.utility_output, self._client.utility_results)
         if outputs.outputs:
             self._take_tokens(outputs.outputs)
+        elif outputs.scheduler_stats is not None:
+            self._meter.step(0, 0)  # a part of a long prompt
         if outputs.scheduler_stats is not None:
             self._note(outputs.engine_index, outputs.scheduler_stats)
 
     def _note(self, engine_index: int, stats: Any) -> None:
         """Keep a step's figures. vLLM's own series get them a few times a second: that costs as
-        much as hundreds of tokens do. Those that are sums get each that isn't nothing."""
+        much as hundreds of tokens do. What they sum up they get whenever there is some."""
         self._steps.note(engine_index, stats)
         now = time.monotonic()
-        if now >= self._record_at or stats.prefix_cache_stats.requests or not self._live:
+        sums = stats.prefix_cache_stats.requests or stats.spec_decoding_stats
+        if sums or now >= self._record_at or not self._live:
             self._record_at = now + _RECORD_EVERY_S
             self._record(scheduler_stats=stats, iteration_stats=None, engine_idx=engine_index)
 
     def _take_tokens(self, outputs: Sequence[Any]) -> None:
         find = self._live.get
         prompt_tokens = tokens = 0
-        ended: list[tuple[Any, _Sequence]] = []
+        ended: list[tuple[Any, _Sequence, _Submission]] = []
         for output in outputs:
             sequence = find(output.request_id)
             if sequence is None:  # aborted meanwhile
@@ -196,22 +202,21 @@ class DirectPath:
                     logger.exception("request %s is given up", output.request_id)
                     sequence.broken = "The answer could not be decoded."
                 if sequence.over:
-                    ended.append((output, sequence))
+                    ended.append((output, sequence, sequence.submission))
             # Texts are looked up when they are taken, those of several steps together.
             sequence.tokens += new
             tokens += len(new)
             submission = sequence.submission
-            if not submission.told:
+            if not submission.told and (new or sequence.just_finished):
                 submission.told = True
-                submission.sink.ready()
+                submission.tell(submission.sink.ready)
         self._meter.step(prompt_tokens, tokens)
         self._end(ended)
 
-    def _end(self, ended: Sequence[tuple[Any, _Sequence]]) -> None:
+    def _end(self, ended: Sequence[tuple[Any, _Sequence, _Submission]]) -> None:
         """These sequences are over: by the engine core's word, or by a stop string."""
         stopped: list[str] = []
-        for output, sequence in ended:
-            submission = sequence.submission
+        for output, sequence, submission in ended:
             if output.request_id not in submission.live:
                 continue
             if sequence.broken is not None:
@@ -222,11 +227,14 @@ class DirectPath:
             if output.finish_reason is None:
                 stopped.append(output.request_id)
             if not submission.live:
-                submission.sink.finished()
+                submission.tell(submission.sink.finished)
         if stopped:
             self._free(stopped)
 
     def _fail_all(self) -> None:
+        for waiting in self._client.utility_results.values():
+            if not waiting.done():
+                waiting.set_exception(VLLMDeadError())
         for submission in {sequence.submission for sequence in self._live.values()}:
             submission.failed(EngineDeadError("The engine stopped while this request was running."))
 
@@ -255,7 +263,15 @@ class _Submission:
 
     def failed(self, error: EngineError) -> None:
         self.abort()
-        self.sink.failed(error)
+        self.tell(partial(self.sink.failed, error))
+
+    def tell(self, call: Callable[[], None]) -> None:
+        """Call the sink; what it raises is its own request's end, and nobody else's."""
+        try:
+            call()
+        except Exception:
+            logger.exception("a request's sink failed")
+            self.abort()
 
 
 class _Sequence:
@@ -328,12 +344,13 @@ class _Sequence:
         return tokens
 
     def take(self) -> TokenDelta:
-        tokens, self.tokens = self.tokens, []
+        tokens = self.tokens
         if self.stops is not None:
             text, self._checked = self._checked, ""
         else:
             spoken = tokens[: len(tokens) - self._silent] if self._silent else tokens
             text = self._text.extend(spoken)
+        self.tokens = []
         self.just_finished = False
         return TokenDelta(self._index, text, tokens, self._finish, self._cached)
 

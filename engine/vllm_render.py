@@ -19,12 +19,14 @@ from vllm.tokenizers.mistral import MistralTokenizer
 
 from engine.base import ChatMessage, InvalidPromptError, Prompt
 from engine.checks import check_prompt, check_token_ids
-from engine.encoder import Encoder
+from engine.encoder import Encoder, joined
 from engine.template import ChatTemplate
 
 # Half a millisecond of work; a thread costs a tenth of one.
 INLINE_CHARACTERS = 2048
 INLINE_TOKENS = 2048
+# Of longer texts not even the parts are found here, and none is remembered.
+INLINE_ALL = 50_000
 
 T = TypeVar("T")
 
@@ -78,11 +80,17 @@ class PromptRenderer:
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         if self._encoder is None or (add_special_tokens and self._adds_special_tokens):
             return await self._run(len(text), self._encode, text, add_special_tokens)
-        parts = self._encoder.split(text)
-        unknown = self._encoder.unknown(parts)
-        size = sum(map(len, unknown))
-        fresh = await self._run(size, self._encoder.tokenize, unknown) if unknown else {}
-        return self._encoder.join(parts, fresh)
+        encoder = self._encoder
+        if len(text) > INLINE_ALL:
+            return await self._run(len(text), encoder.encode, text)
+        parts = encoder.split(text)
+        tokens = encoder.known(parts)
+        unknown = [part for part in parts if part not in tokens]
+        if unknown:
+            fresh = await self._run(sum(map(len, unknown)), encoder.tokenize, unknown)
+            encoder.remember(fresh)
+            tokens |= fresh
+        return joined(parts, tokens)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         # As generated text: control tokens have no text.

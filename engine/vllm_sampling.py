@@ -42,7 +42,8 @@ def choice_params(params: SamplingParams, index: int) -> SamplingParams:
     one = copy(params)
     one.n = 1
     if one.seed is not None:
-        one.seed += index
+        # To vLLM -1 means no seed at all.
+        one.seed = one.seed + index if one.seed + index != -1 else -(2**63)
     return one
 
 

@@ -1,7 +1,7 @@
 """Whether the installed vLLM has the internals the direct token path is written for.
 
-Everything `vllm_direct` and `vllm_text` use beyond vLLM's public interface is named here, with
-the place it has. Written against vLLM 0.32.
+What `vllm_direct`, `vllm_requests` and `vllm_text` use beyond vLLM's public interface is named
+here, with the place it has. Written against vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _REQUEST: Final = (
     "request_id",
     "prompt_token_ids",
     "sampling_params",
+    "arrival_time",
     "client_index",
     "external_req_id",
 )
@@ -36,7 +37,13 @@ _CLIENT: Final = (
 )
 _RESOURCES: Final = ("output_socket", "output_queue_task", "engine_dead", "validate_alive")
 _PREFILL: Final = ("num_prompt_tokens", "num_cached_tokens")
-_SCHEDULER: Final = ("num_waiting_reqs", "num_skipped_waiting_reqs", "kv_cache_usage")
+_SCHEDULER: Final = (
+    "num_waiting_reqs",
+    "num_skipped_waiting_reqs",
+    "kv_cache_usage",
+    "prefix_cache_stats",
+    "spec_decoding_stats",
+)
 _FINISH_REASONS: Final = ("stop", "length", "abort", "error", "repetition")
 _PROCESS_INPUTS: Final = ("request_id", "prompt", "params", "supported_tasks")
 
@@ -72,11 +79,7 @@ def _mismatches(llm: Any) -> Iterator[str]:
         ("engine_core.resources", client.resources, _RESOURCES),
         ("PrefillStats", stats.PrefillStats(), _PREFILL),
         ("SchedulerStats", stats.SchedulerStats(), _SCHEDULER),
-        (
-            "AsyncLLM",
-            llm,
-            ("input_processor", "logger_manager", "get_supported_tasks", "get_tokenizer"),
-        ),
+        ("AsyncLLM", llm, _ASYNC_LLM),
         ("core_client", core_client, ("_process_utility_output",)),
         ("SlowIncrementalDetokenizer", detokenizer.SlowIncrementalDetokenizer, ("decode_next",)),
     ):

@@ -111,6 +111,7 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     )
     app.state.services = services
     app.openapi = lambda: openapi(app, endpoints)  # type: ignore[method-assign]
+    # POST requests never get there; others do, to be told so.
     app.router.routes += [
         Route(path, endpoint, methods=["POST"]) for path, endpoint in direct.items()
     ]

@@ -112,8 +112,11 @@ class _BoundedConnection(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        cycle, exchange = self._answering, self._exchange
+        if exchange is not None:
+            exchange.close()  # before anything else is written, or the connection ended
         super().on_response_complete()
-        if self._in_request and not self.transport.is_closing():
+        if cycle is not None and cycle.more_body and not self.transport.is_closing():
             self._linger()
 
     def pause_writing(self) -> None:

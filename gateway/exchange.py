@@ -28,7 +28,10 @@ class Exchange:
     @property
     def body(self) -> bytes | None:
         """The request's body, if all of it is here already, as nearly always."""
-        return None if self._cycle.more_body else bytes(self._cycle.body)
+        if self._cycle.more_body:
+            return None
+        body, self._cycle.body = bytes(self._cycle.body), bytearray()
+        return body
 
     @property
     def writable(self) -> bool:
@@ -47,6 +50,16 @@ class Exchange:
     def release(self) -> None:
         """Send what is held; harmless where nothing is."""
         self._cork.release()
+
+    def close(self) -> None:
+        """The answer is complete: send what is held. Nothing is kept alive by this any more."""
+        self.release()
+        self._on_gone = self.on_writable = None
+        self._cycle.scope.pop("extensions", None)
+
+    def abort(self) -> None:
+        """Cut the connection off, so that an answer that isn't whole doesn't look it."""
+        self._cycle.transport.abort()
 
     async def drained(self) -> None:
         """Return once the client reads again, or has gone."""
@@ -97,6 +110,10 @@ class Cork:
     def close(self) -> None:
         self.release()
         self._transport.close()
+
+    def abort(self) -> None:
+        self._held.clear()
+        self._transport.abort()
 
 
 def of(scope: Scope) -> Exchange:

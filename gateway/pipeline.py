@@ -157,9 +157,11 @@ class Generation:
         refuses or fails, InterruptedCallError.
         """
         call = self._call
-        prompts = [await _render(self._engine, source, call) for source in call.sources]
-        if self._error is not None:
-            raise self._error
+        prompts = []
+        for source in call.sources:
+            prompts.append(await _render(self._engine, source, call))
+            if self._error is not None:
+                raise self._error
         self._prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
         for part, prompt in enumerate(prompts):
             several = len(prompts) > 1
@@ -173,6 +175,8 @@ class Generation:
         """Return once every choice has finished. Raises EngineError, InterruptedCallError."""
         while self._unfinished:
             await self._news()
+        if self._error is not None:
+            raise self._error
 
     def interrupt(self, cause: Cause) -> None:
         """Make `begin` or `end` raise InterruptedCallError, unless all is finished."""
@@ -209,6 +213,8 @@ class Generation:
         finally:
             self._permit.release()
             self._settle()
+            # What refers back to this would keep it, and all it has, until the next collection.
+            self._parts, self._error, self.outlet = [], None, None
 
     def ready(self) -> None:
         if self._first_at is None:
@@ -237,7 +243,8 @@ class Generation:
 
     def _count(self, part: int, delta: TokenDelta) -> None:
         self._completion_tokens += len(delta.token_ids)
-        self._cached_tokens[part] = delta.cached_tokens
+        if delta.index == 0:  # the others may have found what this one computed
+            self._cached_tokens[part] = delta.cached_tokens
         if delta.finish_reason is not None:
             self._metrics.request_success[delta.finish_reason].inc()
 

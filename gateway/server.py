@@ -44,7 +44,7 @@ def serve(config: GatewayConfig) -> int:
     except (ConfigError, OSError) as error:
         logger.error("%s", error)
         return EXIT_FAILED
-    # Most of what a request allocates dies with it. Looking for cycles after every few hundred
+    # What a request allocates dies with it. Looking for cycles after every few hundred
     # objects, as Python does, would be a tenth of its cost.
     gc.set_threshold(*_GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

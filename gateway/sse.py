@@ -21,6 +21,7 @@ from gateway.pipeline import Call, Generation, InterruptedCallError, Pipeline
 logger = logging.getLogger(__name__)
 
 LAST_WORD_S = 1.0
+MAX_PAUSE_S = 0.05
 DONE = b"data: [DONE]\n\n"
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -34,8 +35,8 @@ class Outbox:
 
     A write is a system call, and with hundreds of streams most of what a token costs. So that
     writing takes at most `share` of the loop's time, a pass that took long is followed by a pause
-    that is longer; what the engine adds to a stream meanwhile is sent as one event. With few
-    streams there is no pause to notice: every token is an event of its own.
+    that is longer, up to MAX_PAUSE_S; what the engine adds to a stream meanwhile is sent as one
+    event. With few streams there is no pause to notice: every token is an event of its own.
     """
 
     def __init__(self, share: float) -> None:
@@ -59,7 +60,8 @@ class Outbox:
         for stream in due:
             stream.flush()
         took = time.thread_time() - begun
-        self._not_before = asyncio.get_running_loop().time() + took * self._pause
+        pause = min(took * self._pause, MAX_PAUSE_S)
+        self._not_before = asyncio.get_running_loop().time() + pause
 
 
 class EventStream:
@@ -201,6 +203,7 @@ class Reply:
             async with asyncio.timeout(LAST_WORD_S):  # a client that doesn't read won't read this
                 await exchange.drained()
         except TimeoutError:
+            exchange.abort()
             return
         outlet.fail(error)
 

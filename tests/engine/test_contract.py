@@ -379,3 +379,11 @@ async def test_every_choice_of_several_ends_at_the_end_of_sequence(engine: Engin
     question = [ChatMessage("user", "What is the capital of Japan?")]
     answers = await complete(engine, question, n=3, max_tokens=200, ignore_eos=False)
     assert [answer.finish for answer in answers] == [["stop"]] * 3
+
+
+async def test_seeds_that_would_not_be_64_bit_integers_are_refused(engine: Engine) -> None:
+    with pytest.raises(InvalidPromptError) as refused:
+        await complete(engine, seed=2**63 - 1, n=2, temperature=1.0)
+    assert refused.value.param == "seed"
+    (answer,) = await complete(engine, seed=2**63 - 1, temperature=1.0, max_tokens=2)
+    assert len(answer.token_ids) == 2

@@ -116,3 +116,11 @@ def test_a_prompt_that_ends_within_a_character_is_not_repeated() -> None:
     encoded = tokenizer("bytes").encode("a🎉").ids
     detokenizer = texts("bytes").detokenizer(encoded[:-1])
     assert "a" not in detokenizer.push(encoded[-1]) + detokenizer.push(encoded[0])[:-1]
+
+
+def test_bytes_that_never_become_a_character_are_told_after_a_while() -> None:
+    stray = next(t for t, text in enumerate(texts("bytes").table) if text is None)
+    detokenizer = texts("bytes").detokenizer([])
+    pieces = [detokenizer.push(stray) for _ in range(200)]
+    assert set("".join(pieces)) == {REPLACEMENT}
+    assert 2 < sum(map(bool, pieces)) < 10

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from engine.base import InvalidPromptError
-from engine.encoder import Encoder
+from engine.encoder import Encoder, joined
 from engine.models import resolve
 
 
@@ -43,7 +43,10 @@ def encoder(kind: str) -> Encoder:
 def encode(kind: str, text: str) -> list[int]:
     one = encoder(kind)
     parts = one.split(text)
-    return one.join(parts, one.tokenize(one.unknown(parts)))
+    tokens = one.known(parts)
+    fresh = one.tokenize(part for part in parts if part not in tokens)
+    one.remember(fresh)
+    return joined(parts, tokens | fresh)
 
 
 CONTROLS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>", "<s>s", "<g>", "?", "thé", "<|"]
@@ -64,16 +67,17 @@ def test_parts_have_the_tokens_the_whole_has_the_first_time_and_again(
     whole = tokenizer(kind).encode(text, add_special_tokens=False).ids
     assert encode(kind, text) == whole
     assert encode(kind, text) == whole
+    assert encoder(kind).encode(text) == whole
 
 
 def test_what_was_tokenized_before_is_not_tokenized_again() -> None:
     one = Encoder(tokenizer("smollm2"))
-    system, first = "<|im_start|>system\nBe brief.<|im_end|>\n", "<|im_start|>user\nHi there"
-    parts = one.split(system + first)
-    one.join(parts, one.tokenize(one.unknown(parts)))
-    again = one.split(system + first + "<|im_end|>\nand more")
-    # Two characters are not worth remembering.
-    assert one.unknown(again) == ["\n", "\nand more"]
+    system = "<|im_start|>system\nYou are brief, kind and helpful.<|im_end|>\n"
+    parts = one.split(system + "<|im_start|>user\nHi")
+    one.remember(one.tokenize(part for part in parts if part not in one.known(parts)))
+    again = one.split(system + "<|im_start|>user\nand more")
+    # A part of a few characters is not worth remembering.
+    assert [part for part in again if part not in one.known(again)] == ["\n", "user\nand more"]
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:

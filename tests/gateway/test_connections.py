@@ -187,3 +187,20 @@ async def test_a_client_that_asks_before_it_sends_its_body_is_told_to_go_on(
     writer.write(body)
     assert (await reader.read()).startswith(b"HTTP/1.1 200")
     writer.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_is_whole_when_the_next_request_has_already_begun(
+    gateway: LiveGateway, stream: bool
+) -> None:
+    body = {**LONG, "max_tokens": 30, "stream": stream}
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    second = request_bytes({**LONG, "max_tokens": 1})
+    writer.write(request_bytes(body) + second[:-9])
+    end = b"0\r\n\r\n" if stream else b"}}}"
+    first = await reader.readuntil(end)
+    assert first.startswith(b"HTTP/1.1 200")
+    assert b"[DONE]" in first if stream else b'"completion_tokens":30' in first
+    writer.write(second[-9:])
+    assert (await reader.readuntil(b"}}}")).startswith(b"HTTP/1.1 200")
+    writer.close()
