@@ -192,5 +192,10 @@ async def test_metrics_show_vllms_own_series_beside_ours(
     ask(client, "What is 2+2?")
     async with aiohttp.ClientSession() as http, http.get(server.url + "/metrics") as answer:
         text = await answer.text()
-    assert "vllm:generation_tokens_total" in text
+    assert "vllm:num_requests_running" in text
+    assert "vllm:prefix_cache_queries_total" in text
+    # What is counted for each request is ours alone: vLLM's would stay at zero.
+    assert "vllm:generation_tokens" not in text
+    assert "vllm:time_to_first_token" not in text
+    assert "gateway_inter_token_latency_seconds_count" in text
     assert "gateway_generation_tokens_total" in text
