@@ -1,4 +1,4 @@
-"""What both commands share: the options of the load, the event loop, exit codes."""
+"""What the commands share: their parser, the options of the load, the event loop, exit codes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,34 @@ EXIT_CODES = """exit codes:
 
 
 class Exit(IntEnum):
-    """Exit codes of both commands."""
+    """Exit codes of every command."""
 
     OK = 0
     FAILED_REQUESTS = 1
     UNUSABLE = 2
     INTERRUPTED = 130
+
+
+def command_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser whose texts are shown as they are written, and which guesses at no option."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_start_timeout(parser: argparse._ActionsContainer) -> None:
+    """For commands that start servers."""
+    parser.add_argument(
+        "--start-timeout",
+        type=positive,
+        default=300.0,
+        metavar="S",
+        help="seconds to wait until a server is ready (default: 300)",
+    )
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

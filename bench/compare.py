@@ -22,6 +22,7 @@ from bench.cli import (
     add_key_option,
     add_load_options,
     at_least,
+    command_parser,
     event_loop_name,
     positive,
     run,
@@ -72,13 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.compare",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m bench.compare", _DESCRIPTION, _EXAMPLES)
     servers = parser.add_argument_group("servers")
     servers.add_argument(
         "--server",

@@ -12,7 +12,13 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from bench.cli import Exit, at_least, positive, run
+from bench.cli import (
+    Exit,
+    at_least,
+    command_parser,
+    positive,
+    run,
+)
 from bench.errors import BenchError
 from bench.frontend.run import Served, load
 from bench.frontend.servers import all_up, chosen_servers
@@ -46,13 +52,7 @@ py-spy may not read another process here. Run this as root, or allow it:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.profile",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m bench.profile", _DESCRIPTION, _EPILOG)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("profile.svg"), metavar="FILE",
         help="default: profile.svg",

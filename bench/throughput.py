@@ -16,6 +16,7 @@ from bench.cli import (
     Exit,
     add_key_option,
     add_load_options,
+    command_parser,
     event_loop_name,
     positive,
     run,
@@ -69,13 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.throughput",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m bench.throughput", _DESCRIPTION, _EXAMPLES)
     server = parser.add_argument_group("server")
     where = server.add_mutually_exclusive_group()
     where.add_argument(

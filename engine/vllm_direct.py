@@ -1,8 +1,9 @@
 """The direct token path: from the engine core's socket to the sinks, one pass for each step.
 
 `AsyncLLM.generate` wakes a task and makes several objects for every token of every request. Here
-one loop reads a step's outputs, looks each token's text up, and calls the request's sink; nothing
-waits in between. What of vLLM's internals that takes is checked by `vllm_shape` at the start.
+one loop reads a step's outputs, keeps their tokens, and tells a request's sink once that there are
+some; they become text when they are taken. What of vLLM's internals that takes is checked by
+`vllm_shape` at the start.
 """
 
 from __future__ import annotations

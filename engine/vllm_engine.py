@@ -5,8 +5,8 @@ vLLM has the internals that takes (`vllm_shape`); else `vllm_public`, vLLM's doc
 
 What is relied on besides: `AsyncLLM(vllm_config=…, executor_class=…)` may be constructed in a
 thread; `.engine_core.resources` knows the processes and tasks, `.renderer` the tokenizer; a stat
-logger is called after each step; the CPU platform honours the `uni` executor only with
-VLLM_ENABLE_V1_MULTIPROCESSING=0. Checked with vLLM 0.32 and its source.
+logger is called after each step of the public path; the CPU platform honours the `uni` executor
+only with VLLM_ENABLE_V1_MULTIPROCESSING=0. Checked with vLLM 0.32 and its source.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class CoreRequests:
         params = copy(template.sampling_params)
         params.max_tokens = room
         params.seed = None if sampling.seed == -1 else sampling.seed
+        prompt = list(request.prompt.token_ids)  # once: each choice is encoded before the next
         for index in range(sampling.n):
             several = sampling.n > 1
             yield structs.replace(
@@ -50,7 +51,7 @@ class CoreRequests:
                 request_id=f"{index}_{request.request_id}" if several else request.request_id,
                 external_req_id=request.request_id,
                 client_index=self._client_index,
-                prompt_token_ids=list(request.prompt.token_ids),
+                prompt_token_ids=prompt,
                 sampling_params=choice_params(params, index) if several else params,
                 arrival_time=time.time(),
             )

@@ -67,7 +67,7 @@ class Usage:
 
 
 class Outlet(Protocol):
-    """Where a call's deltas go: an event stream, or a whole answer."""
+    """Who sends a call's deltas while it runs: an event stream."""
 
     def ready(self) -> None:
         """There is something to take from the generation; returns at once."""

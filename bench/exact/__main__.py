@@ -13,7 +13,13 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import Exit, at_least, positive, run
+from bench.cli import (
+    Exit,
+    add_start_timeout,
+    at_least,
+    command_parser,
+    run,
+)
 from bench.contenders import Contender, Contestant, up
 from bench.errors import BenchError
 from bench.exact.answers import Question, ask, batches, expected, foretold
@@ -66,13 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.exact",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m bench.exact", _DESCRIPTION, _EXAMPLES)
     parser.add_argument(
         "--server",
         action="append",
@@ -102,13 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of both engines, where they are started by default (default: 256)",
     )
-    parser.add_argument(
-        "--start-timeout",
-        type=positive,
-        default=300.0,
-        metavar="S",
-        help="seconds to wait until a server is ready (default: 300)",
-    )
+    add_start_timeout(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE")
     return parser
 

@@ -14,7 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import EXIT_CODES, Exit, at_least, positive, run
+from bench.cli import (
+    EXIT_CODES,
+    Exit,
+    add_start_timeout,
+    at_least,
+    command_parser,
+    positive,
+    run,
+)
 from bench.contenders import Contender
 from bench.facts import ServerFacts, client_facts
 from bench.frontend.plot import to_svg
@@ -65,13 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.frontend",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m bench.frontend", _DESCRIPTION, _EXAMPLES)
     servers = parser.add_argument_group("servers")
     servers.add_argument(
         "--server",
@@ -95,13 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="sequences decoded together by gateway and vllm (default: 256)",
     )
-    servers.add_argument(
-        "--start-timeout",
-        type=positive,
-        default=300.0,
-        metavar="S",
-        help="seconds to wait until each server is ready (default: 300)",
-    )
+    add_start_timeout(servers)
     _add_load(parser.add_argument_group("load"))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the medians as SVG")

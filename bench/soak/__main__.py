@@ -17,7 +17,15 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from bench.cli import Exit, at_least, event_loop_name, positive, run
+from bench.cli import (
+    Exit,
+    add_start_timeout,
+    at_least,
+    command_parser,
+    event_loop_name,
+    positive,
+    run,
+)
 from bench.contenders import up
 from bench.errors import BenchError
 from bench.facts import client_facts
@@ -77,13 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.soak",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m bench.soak", _DESCRIPTION, _EXAMPLES)
     tests = parser.add_subparsers(dest="test", required=True)
     fairness = tests.add_parser("fairness", help="what healthy readers see of others")
     _number(fairness, "--concurrency", 1000, "streams at once")
@@ -110,13 +112,7 @@ def _parser() -> argparse.ArgumentParser:
             help="{port}, {python} and {model} are filled in (default: the gateway)",
         )
         test.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-        test.add_argument(
-            "--start-timeout",
-            type=positive,
-            default=300.0,
-            metavar="S",
-            help="seconds to wait until the server is ready (default: 300)",
-        )
+        add_start_timeout(test)
         test.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE")
     return parser
 
