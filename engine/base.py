@@ -9,6 +9,7 @@ Exceptions (all below `EngineError`)::
     ├── EngineStartError        could not be loaded or warmed up
     ├── EngineDeadError         the engine stopped and will not answer again
     ├── EngineGenerateError     one request failed inside a living engine
+    ├── EngineBusyError         not now, but the same request can be served later
     └── InvalidPromptError      the prompt or an option can't be served; the caller's fault
         └── ContextLengthError  prompt + requested completion exceed the model's context
 """
@@ -17,9 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
+
+if TYPE_CHECKING:
+    from engine.reasoning import ReasoningTags
+    from engine.tools import ToolSyntax
 
 FinishReason = Literal["stop", "length"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -39,6 +44,14 @@ class EngineDeadError(EngineError):
 
 class EngineGenerateError(EngineError):
     """One request failed inside an engine that is still alive."""
+
+
+class EngineBusyError(EngineError):
+    """What this request needs is taken by others; it may be sent again after `retry_after_s`."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class InvalidPromptError(EngineError):
@@ -77,12 +90,52 @@ class ContextLengthError(InvalidPromptError):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function the assistant asked for; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the model may ask for; `parameters` is a JSON Schema. `strict` promises arguments
+    that follow it."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a conversation, already flattened to text."""
+    """One message of a conversation, already flattened to text.
+
+    `tool_calls` and `reasoning` are an assistant's; `tool_call_id` says what a tool answers.
+    """
 
     role: Role
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a chat template renders: the messages, the tools on offer, and how long to think, where
+    the template knows of that."""
+
+    messages: Sequence[ChatMessage]
+    tools: tuple[Tool, ...] = ()
+    reasoning_effort: str | None = None
+
+
+Source = Conversation | str | Sequence[int]
+"""What a prompt is rendered from: a conversation, a text, or token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +146,30 @@ class Prompt:
     text: str | None = None
 
 
+StructureKind = Literal["json_object", "json_schema", "structural_tag"]
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A form the whole completion has to have: any JSON object, JSON after a schema, or text with
+    tagged parts after schemas (xgrammar's structural tag). `text` is the schema or the tag as JSON.
+
+    `param` names the request field it came from, for errors.
+    """
+
+    kind: StructureKind
+    text: str = ""
+    param: str = "response_format"
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
     """How to sample one completion; ranges are checked by whoever builds it.
 
     `max_tokens` None means "as many as the context holds". `seed` None means unseeded.
-    `stop` strings are excluded from the text. `temperature` 0 is greedy.
+    `stop` strings are excluded from the text. `temperature` 0 is greedy. `logprobs` asks for each
+    token's log-probability and those of so many likeliest ones, `prompt_logprobs` for the prompt's.
+    `skip_special_tokens` False makes control tokens part of the text.
     """
 
     n: int = 1
@@ -116,24 +187,48 @@ class SamplingOptions:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logit_bias: Mapping[int, float] | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    structure: Structure | None = None
+    skip_special_tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One prompt to complete `sampling.n` times. `request_id` is unique among live requests."""
+    """One prompt to complete `sampling.n` times. `request_id` is unique among live requests.
+
+    `adapter` names a LoRA adapter that was added to the engine; None is the model itself.
+    """
 
     request_id: str
     prompt: Prompt
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    adapter: str | None = None
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """One token and its natural log-probability, None where it follows nothing; `top` are the
+    likeliest in its place, best first.
+
+    `text` is what the token says on its own, `bytes` its UTF-8, which may be part of a character.
+    """
+
+    token_id: int
+    text: str
+    bytes: bytes
+    logprob: float | None
+    top: Sequence[TokenLogprob] = ()
 
 
 class TokenDelta(msgspec.Struct, frozen=True, gc=False):
     """What one choice gained since it was last asked.
 
     `token_ids` counts towards `completion_tokens` even where `text` is empty (a token that ends
-    a stop string, or half of a character). `finish_reason` is set on a choice's last delta only.
+    a stop string, or half of a character). `finish_reason` is set on a choice's last delta only,
+    and with it `stop_string`, where one of `SamplingOptions.stop` ended the text.
     `cached_tokens` is how many prompt tokens this choice found in the prefix cache, the same in
-    all its deltas.
+    all its deltas. `logprobs`, where asked for, tells of the tokens whose text begins in `text`.
+    `prompt_logprobs` comes once, with the first delta: one for each prompt token.
     """
 
     index: int
@@ -141,6 +236,9 @@ class TokenDelta(msgspec.Struct, frozen=True, gc=False):
     token_ids: Sequence[int]
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+    logprobs: Sequence[TokenLogprob] = ()
+    prompt_logprobs: Sequence[TokenLogprob] = ()
+    stop_string: str | None = None
 
 
 class Sink(Protocol):
@@ -217,8 +315,9 @@ class StartPhase:
     seconds: float
 
 
-class Engine(Protocol):
-    """A loaded model. Every method may be called concurrently from one event loop."""
+class LoadedModel(Protocol):
+    """A model in memory, whatever it does. Every method may be called concurrently from one event
+    loop."""
 
     @property
     def info(self) -> EngineInfo: ...
@@ -228,27 +327,9 @@ class Engine(Protocol):
         """How long each part of the start took, in order."""
         ...
 
-    async def render(self, source: Sequence[ChatMessage] | str | Sequence[int]) -> Prompt:
-        """Turn messages (chat template applied, generation prompt added), text, or token ids
-        into a prompt with exact token ids.
-
-        Raises InvalidPromptError: the template refuses the messages, there is no template, the
-        prompt is empty, or a token id is out of the vocabulary; ContextLengthError: no room for
-        one completion token.
-        """
-        ...
-
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
     async def detokenize(self, token_ids: Sequence[int]) -> str: ...
-
-    def submit(self, request: GenerateRequest, sink: Sink) -> Submission:
-        """Begin to generate; `sink` is told what comes, and why it ended.
-
-        Raises InvalidPromptError, EngineDeadError; then `sink` is told nothing. See
-        `engine.streaming.generate` for an asynchronous iterator instead.
-        """
-        ...
 
     def stats(self) -> EngineStats: ...
 
@@ -262,4 +343,58 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop the engine and its processes. Idempotent."""
+        ...
+
+
+class Engine(LoadedModel, Protocol):
+    """A loaded model that generates."""
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """The LoRA adapters that were added, by name."""
+        ...
+
+    @property
+    def tool_syntax(self) -> ToolSyntax | None:
+        """How the model writes tool calls of its own accord; None where it doesn't."""
+        ...
+
+    @property
+    def reasoning_tags(self) -> ReasoningTags | None:
+        """What the model's reasoning stands between; None where it has none."""
+        ...
+
+    async def check_structure(self, structure: Structure) -> None:
+        """Raises InvalidPromptError where no grammar can be made of it, or only at a cost that
+        would hurt others; EngineBusyError where too many are being made."""
+        ...
+
+    async def render(self, source: Source) -> Prompt:
+        """Turn a conversation (chat template applied, generation prompt added), text, or token ids
+        into a prompt with exact token ids.
+
+        Raises InvalidPromptError: the template refuses the messages, there is no template, the
+        prompt is empty, or a token id is out of the vocabulary; ContextLengthError: no room for
+        one completion token.
+        """
+        ...
+
+    def submit(self, request: GenerateRequest, sink: Sink) -> Submission:
+        """Begin to generate; `sink` is told what comes, and why it ended.
+
+        Raises InvalidPromptError, EngineDeadError; then `sink` is told nothing. See
+        `engine.streaming.generate` for an asynchronous iterator instead.
+        """
+        ...
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        """Load the LoRA adapter in the directory `path`; from then on requests may name it.
+
+        Raises InvalidPromptError: there is no room for one more, LoRA is off, the name is taken, or
+        the directory holds no adapter of this model; EngineDeadError.
+        """
+        ...
+
+    async def remove_adapter(self, name: str) -> None:
+        """Forget an adapter that no request uses any more; one that isn't there is fine."""
         ...

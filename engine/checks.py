@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.base import ContextLengthError, InvalidPromptError, SamplingOptions
+from engine.structure import check_with_structure
 
 
 def check_prompt(
@@ -18,6 +19,17 @@ def check_prompt(
     if len(token_ids) >= max_model_len:
         raise ContextLengthError(
             max_model_len=max_model_len, prompt_tokens=len(token_ids), param=param
+        )
+
+
+def check_input(token_ids: Sequence[int], *, vocab_size: int, max_model_len: int) -> None:
+    """As `check_prompt`, for what is embedded: it may fill the context, as nothing follows it."""
+    if not token_ids:
+        raise InvalidPromptError("The input is empty: at least one token is needed.", "input")
+    check_token_ids(token_ids, vocab_size=vocab_size, param="input")
+    if len(token_ids) > max_model_len:
+        raise ContextLengthError(
+            max_model_len=max_model_len, prompt_tokens=len(token_ids), param="input"
         )
 
 
@@ -46,6 +58,7 @@ def completion_room(prompt_tokens: int, max_tokens: int | None, max_model_len: i
 def check_sampling(sampling: SamplingOptions, vocab_size: int) -> None:
     """Raise InvalidPromptError where an option names tokens that don't exist, or a choice's seed
     (the i-th's is `seed + i`) would not be a 64-bit integer."""
+    check_with_structure(sampling)
     if sampling.seed is not None and sampling.seed + sampling.n - 1 >= 2**63:
         raise InvalidPromptError(
             f"Invalid 'seed': with {sampling.n} choices it can be {2**63 - sampling.n} at most.",

@@ -53,6 +53,9 @@ class EngineConfig(Frozen):
     """One model and how to run it. Fields left None take vLLM's own default."""
 
     kind: Literal["vllm", "simulated"] = "vllm"
+    runner: Literal["generate", "pooling"] = Field(
+        "generate", description="generate: completions; pooling: embeddings and relevance scores"
+    )
     model: str = Field(
         EMBEDDED_MODEL,
         min_length=1,
@@ -70,6 +73,19 @@ class EngineConfig(Frozen):
         "auto", description="dummy: random weights of the checkpoint's shapes, for measuring"
     )
     tokenizer_mode: Literal["auto", "hf", "slow", "mistral"] = "auto"
+    chat_template: str | None = Field(
+        None, description="a Jinja file in the place of the checkpoint's own template"
+    )
+    tool_parser: str = Field(
+        "auto",
+        description="how the model writes tool calls, by the name of vLLM's parser (hermes, "
+        "mistral, llama3_json, pythonic, …); auto: as its chat template teaches; off: not at all",
+    )
+    reasoning_parser: str = Field(
+        "off",
+        description="how the model marks its reasoning, by the name of vLLM's parser (deepseek_r1, "
+        "qwen3, mistral, …); off: all it writes is its answer",
+    )
     max_model_len: int | None = Field(None, ge=16, description="tokens of prompt + completion")
     max_num_seqs: int = Field(32, ge=1, description="sequences decoded together")
     max_num_batched_tokens: int | None = Field(
@@ -95,5 +111,26 @@ class EngineConfig(Frozen):
         "is one this was written for; public: through its documented interface, which costs more",
     )
     warmup: bool = Field(True, description="run the sizes that will be served before readiness")
+    grammar_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="CPU time one client's schema may take to become a grammar"
+    )
+    max_adapters: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="LoRA adapters loaded at once; 0: none but those that are configured",
+    )
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(
+        16, description="the largest rank of an adapter; memory is set aside for it"
+    )
+    adapter_root: str | None = Field(
+        None,
+        min_length=1,
+        description="adapters loaded while it runs lie below this directory; None: no such thing",
+    )
+    matryoshka: bool | None = Field(
+        None,
+        description="whether embeddings may be shortened; None: where the checkpoint says so",
+    )
     parallel: ParallelConfig = ParallelConfig()
     simulated: SimulatedConfig = SimulatedConfig()

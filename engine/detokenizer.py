@@ -37,14 +37,15 @@ class Detokenizer(Protocol):
 class TokenTexts:
     """What each token of a vocabulary says on its own.
 
-    `table[token]` is its text (empty for control tokens), or None where it depends on the tokens
-    around it; always None with a kind of decoder this doesn't know. `contextual` is whether the
-    beginning of a text is decoded differently. `vocab_size` is the model's, which may be larger
-    than the tokenizer's.
+    `table[token]` is its text (empty for control tokens, unless they are `spoken`), or None where
+    it depends on the tokens around it; always None with a kind of decoder this doesn't know.
+    `contextual` is whether the beginning of a text is decoded differently. `vocab_size` is the
+    model's, which may be larger than the tokenizer's.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, *, spoken: bool = False) -> None:
         self.tokenizer = tokenizer
+        self.silent = not spoken
         self.table: list[str | None] = [None] * vocab_size
         self.contextual = True
         decoder = json.loads(tokenizer.to_str())["decoder"]
@@ -52,7 +53,9 @@ class TokenTexts:
         tokens = range(min(known, vocab_size))
         if _is_byte_level(decoder):
             self.contextual = False
-            texts = tokenizer.decode_batch([[token] for token in tokens], skip_special_tokens=True)
+            texts = tokenizer.decode_batch(
+                [[token] for token in tokens], skip_special_tokens=self.silent
+            )
             self.table[: len(texts)] = [_whole(text) for text in texts]
         elif _is_sentencepiece(decoder):
             self._fill_in_context(tokens)
@@ -70,18 +73,22 @@ class TokenTexts:
         cut = self.tokenizer.decode(end).endswith(REPLACEMENT)
         return end[:1] if cut and self.table[end[0]] else end
 
+    def _decode(self, sequences: list[list[int]]) -> list[str]:
+        return self.tokenizer.decode_batch(sequences, skip_special_tokens=self.silent)
+
     def _fill_in_context(self, tokens: range) -> None:
         """SentencePiece decoders strip the text's first space: so each token after another one."""
         anchor = next((t for t in tokens if self.tokenizer.decode([t, t]).isalpha()), None)
         if anchor is None:
             return
         before = len(self.tokenizer.decode([anchor]))
-        texts = self.tokenizer.decode_batch([[anchor, t] for t in tokens], skip_special_tokens=True)
+        texts = self.tokenizer.decode_batch(
+            [[anchor, t] for t in tokens], skip_special_tokens=self.silent
+        )
         for token, text in zip(tokens, texts, strict=True):
             spelled = self.tokenizer.id_to_token(token) or ""
             # A byte is decoded together with the bytes around it, even where it is ASCII.
-            is_byte = len(spelled) == len("<0x00>") and spelled.startswith("<0x")
-            if not is_byte and _whole(text) is not None:
+            if not _is_byte(spelled) and _whole(text) is not None:
                 self.table[token] = text[before:]
 
 
@@ -122,14 +129,14 @@ class TableDetokenizer:
         if self._stream is None:
             self.whole = False
             self._since = []
-            self._stream = DecodeStream(ids=self._context, skip_special_tokens=True)
+            self._stream = DecodeStream(ids=self._context, skip_special_tokens=self._texts.silent)
         self._since.append(token_id)
         text = self._step(token_id)
         if not text and len(self._since) < _MAX_HELD:
             return ""
         if not text:
             # No character is that long, and the decoder reads all of it again for each token.
-            text = self._texts.tokenizer.decode(self._since, skip_special_tokens=True)
+            text = self._texts.tokenizer.decode(self._since, skip_special_tokens=self._texts.silent)
         # The text ends with a whole character: from here on the table serves again.
         self.whole, self._stream = True, None
         if self._texts.contextual:
@@ -145,8 +152,51 @@ class TableDetokenizer:
             if not str(error).startswith(_INVALID_PREFIX):
                 raise
             # Bytes that spoil what they follow: begin anew with this token, as vLLM does.
-            self._stream = DecodeStream(skip_special_tokens=True)
+            self._stream = DecodeStream(skip_special_tokens=self._texts.silent)
             return self._stream.step(self._texts.tokenizer, token_id)
+
+
+class TokenBytes:
+    """The bytes of each token of a vocabulary. Implements `logprobs.Spelling`."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._added = tokenizer.get_added_tokens_decoder()
+        decoder = json.loads(tokenizer.to_str())["decoder"]
+        self._byte_level = _is_byte_level(decoder)
+        self._sentencepiece = _is_sentencepiece(decoder)
+
+    def bytes_of(self, token_id: int) -> bytes:
+        if token_id in self._added:
+            return str(self._added[token_id].content).encode()
+        spelled = self._tokenizer.id_to_token(token_id) or ""
+        if self._byte_level and all(character in _BYTES for character in spelled):
+            return bytes([_BYTES[character] for character in spelled])
+        if self._sentencepiece:
+            if _is_byte(spelled):
+                return bytes.fromhex(spelled[3:5])
+            return spelled.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+        return str(self._tokenizer.decode([token_id], skip_special_tokens=False)).encode()
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's: bytes that print stand for themselves, the others for characters from 256 on.
+
+    Source: tokenizers' `ByteLevel`, after the code released with Radford et al., "Language Models
+    are Unsupervised Multitask Learners" (2019).
+    """
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printing]
+    return {chr(byte): byte for byte in printing} | {
+        chr(0x100 + place): byte for place, byte in enumerate(others)
+    }
+
+
+_BYTES: Final = _byte_alphabet()
+
+
+def _is_byte(spelled: str) -> bool:
+    return len(spelled) == len("<0x00>") and spelled.startswith("<0x")
 
 
 def _whole(text: str) -> str | None:

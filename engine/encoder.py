@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -41,7 +42,15 @@ _PROBES: Final = (
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa =====---- ........ \\\\ //",
 )
 
+# Stands within the name of a special token that is meant as text. Nobody outside can guess it.
+_MARK: Final = f"\ufdd0{secrets.token_hex(8)}\ufdd1"
+
 logger = logging.getLogger(__name__)
+
+
+def unmarked(text: str) -> str:
+    """`text` without what `Encoder.literal` has put into it."""
+    return text.replace(_MARK, "") if _MARK in text else text
 
 
 class Encoder:
@@ -60,7 +69,29 @@ class Encoder:
         self._quick = _quick(self._tokenizer)
         self._control = _control_tokens(self._tokenizer)
         self._cuts = _pattern(self._control) if self._control else None
+        special = _special_tokens(self._tokenizer)
+        self._special = _pattern(dict.fromkeys(special, 0)) if special else None
+        self._beginnings = {token[0] for token in special}
+        self._words: Tokenizer | None = None
         self._memory: LRUCache[str, array[int]] = LRUCache(CACHED_PARTS)
+
+    def literal(self, text: str) -> str:
+        """`text`, which whoever wrote it may have filled with the names of special tokens, so that
+        it can stand in a conversation and they stay text.
+
+        Raises InvalidPromptError where this tokenizer can't tell the two apart.
+        """
+        if self._special is None or not any(first in text for first in self._beginnings):
+            return text
+        if self._cuts is not None:
+            return self._special.sub(lambda found: found[0][0] + _MARK + found[0][1:], text)
+        found = self._special.search(text)
+        if found is not None:
+            raise InvalidPromptError(
+                f"The text holds {found[0]!r}, the name of one of this model's control tokens.",
+                "messages",
+            )
+        return text
 
     def split(self, text: str) -> list[str]:
         """The parts of `text`: control tokens, and what lies between them."""
@@ -100,6 +131,11 @@ class Encoder:
                 self._memory[part] = array("i", tokens)  # a tenth of a list's size
 
     def _tokenize(self, part: str) -> list[int]:
+        if _MARK in part:
+            if self._words is None:
+                self._words = Tokenizer.from_str(self._tokenizer.to_str())
+                self._words.encode_special_tokens = True
+            return _slowly(self._words, unmarked(part))
         if self._quick is not None:
             # Bytes that the vocabulary lacks are an error to it, and left out by the other.
             with suppress(ValueError):
@@ -152,6 +188,12 @@ def _control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
             return {}  # what stands beside it matters
         found[token["content"]] = token["id"]
     return found
+
+
+def _special_tokens(tokenizer: Tokenizer) -> list[str]:
+    """The names of control tokens, but for those of one character, which are in any text."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    return [str(token.content) for token in added if token.special and len(token.content) > 1]
 
 
 def _pattern(tokens: dict[str, int]) -> re.Pattern[str]:

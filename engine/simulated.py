@@ -16,25 +16,38 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from engine.base import (
-    ChatMessage,
+    Conversation,
     EngineDeadError,
     EngineError,
     EngineGenerateError,
     EngineInfo,
     EngineStats,
     GenerateRequest,
+    InvalidPromptError,
     Prompt,
     SamplingOptions,
     Sink,
+    Source,
     StartPhase,
+    Structure,
     Submission,
     TokenDelta,
 )
 from engine.checks import check_prompt, check_sampling, check_token_ids, completion_room
 from engine.config import EngineConfig
 from engine.meter import Meter
-from engine.scripted import BOS, VOCAB_SIZE, ScriptedSequence, encode, render_chat
+from engine.reasoning import ReasoningTags
+from engine.scripted import (
+    BOS,
+    SCRIPTED_CALLS,
+    VOCAB_SIZE,
+    ScriptedSequence,
+    encode,
+    render_chat,
+)
 from engine.streaming import Pending
+from engine.structure import check_structure
+from engine.tools import ToolSyntax
 
 DEFAULT_MAX_MODEL_LEN = 4096
 
@@ -59,6 +72,8 @@ class SimulatedEngine:
         self._requests = 0
         self._produced = 0
         self._dead: str | None = None
+        self._adapters: dict[str, str] = {}
+        self._max_adapters = config.max_adapters
         max_model_len = config.max_model_len or DEFAULT_MAX_MODEL_LEN
         self._kv_tokens = config.max_num_seqs * max_model_len
         self._info = EngineInfo(
@@ -83,15 +98,27 @@ class SimulatedEngine:
     def start_phases(self) -> Sequence[StartPhase]:
         return ()
 
-    async def render(self, source: Sequence[ChatMessage] | str | Sequence[int]) -> Prompt:
+    @property
+    def tool_syntax(self) -> ToolSyntax | None:
+        return SCRIPTED_CALLS
+
+    @property
+    def reasoning_tags(self) -> ReasoningTags | None:
+        return None
+
+    async def check_structure(self, structure: Structure) -> None:
+        self._raise_if_dead()
+        check_structure(structure)
+
+    async def render(self, source: Source) -> Prompt:
         param = "prompt"
         if isinstance(source, str):
             prompt = Prompt(await self.tokenize(source) if source else (), source)
-        elif source and isinstance(source[0], ChatMessage):
-            prompt = Prompt(render_chat([m for m in source if isinstance(m, ChatMessage)]))
+        elif isinstance(source, Conversation):
+            prompt = Prompt(render_chat(source))
             param = "messages"
         else:
-            prompt = Prompt([token for token in source if isinstance(token, int)])
+            prompt = Prompt(source)
         check_prompt(
             prompt.token_ids,
             vocab_size=VOCAB_SIZE,
@@ -108,8 +135,27 @@ class SimulatedEngine:
         check_token_ids(token_ids, vocab_size=VOCAB_SIZE, param="tokens")
         return bytes(token for token in token_ids if token < BOS).decode(errors="replace")
 
+    @property
+    def adapters(self) -> Sequence[str]:
+        return tuple(self._adapters)
+
+    async def add_adapter(self, name: str, path: str) -> None:
+        self._raise_if_dead()
+        if name in self._adapters:
+            raise InvalidPromptError(f"The adapter `{name}` is loaded already.", "name")
+        if len(self._adapters) >= self._max_adapters:
+            raise InvalidPromptError(
+                f"All {self._max_adapters} places for adapters are taken.", "base"
+            )
+        self._adapters[name] = path
+
+    async def remove_adapter(self, name: str) -> None:
+        self._adapters.pop(name, None)
+
     def submit(self, request: GenerateRequest, sink: Sink) -> Submission:
         self._raise_if_dead()
+        if request.adapter is not None and request.adapter not in self._adapters:
+            raise InvalidPromptError(f"The adapter `{request.adapter}` is not loaded.", "model")
         sampling, prompt_tokens = request.sampling, len(request.prompt.token_ids)
         check_sampling(sampling, VOCAB_SIZE)
         limit = completion_room(prompt_tokens, sampling.max_tokens, self._info.max_model_len)
@@ -117,7 +163,7 @@ class SimulatedEngine:
         call = _Call(self, sink, sampling.n, self._failure_point(sampling, limit))
         self._meter.enter(sampling.n)
         self._waiting.extend(
-            _Sequence(call, ScriptedSequence(index, limit, sampling, self._answer), prompt_tokens)
+            _Sequence(call, ScriptedSequence(index, limit, request, self._answer), prompt_tokens)
             for index in range(sampling.n)
         )
         if self._stepping is None or self._stepping.done():

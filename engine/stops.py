@@ -12,11 +12,13 @@ class StopStrings:
     come character by character.
     """
 
-    __slots__ = ("_held", "_longest", "_seen", "_stops")
+    __slots__ = ("_held", "_longest", "_seen", "_stops", "matched")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._longest = max(map(len, self._stops), default=1)
+        # The stop string that is complete.
+        self.matched: str | None = None
         # The end of the text so far, long enough for any stop string that isn't complete yet, and
         # how much of its end has not been let through.
         self._seen = ""
@@ -50,7 +52,7 @@ class StopStrings:
         for stop in self._stops:
             begin = seen.find(stop, max(0, len(seen) - new - len(stop) + 1))
             if begin >= 0 and (best is None or begin + len(stop) < best[0]):
-                best = begin + len(stop), begin
+                best, self.matched = (begin + len(stop), begin), stop
         return None if best is None else best[1]
 
     def _maybe_begun(self, seen: str) -> int:

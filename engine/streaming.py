@@ -81,4 +81,7 @@ def _merged(deltas: Sequence[TokenDelta]) -> TokenDelta:
         [token for delta in deltas for token in delta.token_ids],
         last.finish_reason,
         last.cached_tokens,
+        [entry for delta in deltas for entry in delta.logprobs],
+        deltas[0].prompt_logprobs,
+        last.stop_string,
     )

@@ -35,14 +35,20 @@ class ChatTemplate:
         # Jinja copies these for every rendering, from a chain of mappings ten times slower.
         self._template.globals = dict(self._template.globals)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt's text, which the answer continues.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt's text, which the answer continues. `options` are further variables.
 
         Raises jinja2.TemplateError, TypeError, ValueError, LookupError for messages it refuses.
         """
         return self._template.render(
-            self._constants, messages=messages, tools=None, documents=None,
-            add_generation_prompt=True,
+            {**self._constants, **options} if options else self._constants,
+            messages=messages, tools=tools, documents=None, add_generation_prompt=True,
         )  # fmt: skip
 
 

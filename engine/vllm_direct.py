@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import zmq
 from vllm.v1.engine import EngineCoreRequestType
@@ -25,36 +25,28 @@ from engine.base import (
     EngineDeadError,
     EngineError,
     EngineGenerateError,
-    FinishReason,
     GenerateRequest,
     Sink,
     TokenDelta,
 )
-from engine.detokenizer import Detokenizer
+from engine.choice import Choice
 from engine.meter import Meter
-from engine.stops import StopStrings
+from engine.vllm_adapters import Adapters
 from engine.vllm_requests import CoreRequests
 from engine.vllm_stats import StepStats, hide_request_series
-from engine.vllm_text import detokenizers
+from engine.vllm_text import detokenizers, spelling
 
 logger = logging.getLogger(__name__)
 
-# By vLLM's `FinishReason`. Nobody here asks for an abort and still listens.
-_STOP: Final = 0
-_FINISH: Final[dict[int, FinishReason]] = {0: "stop", 1: "length", 4: "stop"}
-_BROKEN: Final[dict[int | None, str]] = {
-    2: "The engine aborted this request.",
-    3: "The engine gave this request up after an internal error.",
-}
 # So many steps are taken together when the loop is behind, before others get their turn.
 _MAX_STEPS: Final = 16
 _RECORD_EVERY_S: Final = 0.25
 
 
-async def open_path(llm: Any, meter: Meter, steps: StepStats) -> DirectPath:
+async def open_path(llm: Any, meter: Meter, steps: StepStats, adapters: Adapters) -> DirectPath:
     """Take over an `AsyncLLM` that has had no request yet, in the event loop that will serve it."""
     path = DirectPath(llm, meter, steps)
-    path.requests = CoreRequests(llm, await llm.get_supported_tasks())
+    path.requests = CoreRequests(llm, await llm.get_supported_tasks(), adapters)
     return path
 
 
@@ -74,8 +66,9 @@ class DirectPath:
             self._client.resources.output_socket.underlying
         )
         self._failure: asyncio.Future[None]
-        self._live: dict[str, _Sequence] = {}
+        self._live: dict[str, _Choice] = {}
         self._detokenizer = detokenizers(llm)
+        self._words = spelling(llm)
         hide_request_series()
         self._reading = asyncio.create_task(self._read(), name="engine outputs")
         # vLLM cancels this task when the engine's process has died, and starts no reader itself.
@@ -88,7 +81,8 @@ class DirectPath:
         self._meter.enter(n)
         try:
             for index, core in enumerate(self.requests.of(request, room)):
-                sequence = _Sequence(index, submission, request, self._detokenizer(core))
+                text = self._detokenizer(core)
+                sequence = Choice(index, submission, request, text, self._words)
                 submission.sequences.append(sequence)
                 submission.live[core.request_id] = sequence
                 self._live[core.request_id] = sequence
@@ -188,17 +182,19 @@ class DirectPath:
     def _take_tokens(self, outputs: Sequence[Any]) -> None:
         find = self._live.get
         prompt_tokens = tokens = 0
-        ended: list[tuple[Any, _Sequence, _Submission]] = []
+        ended: list[tuple[Any, _Choice, _Submission]] = []
         for output in outputs:
             sequence = find(output.request_id)
             if sequence is None:  # aborted meanwhile
                 continue
             if output.prefill_stats is not None:
                 prompt_tokens += sequence.prefilled(output.prefill_stats)
+            if output.new_prompt_logprobs_tensors is not None:
+                sequence.scored(output.new_prompt_logprobs_tensors)
             new = output.new_token_ids
-            if output.finish_reason is not None or sequence.stops is not None:
+            if output.finish_reason is not None or sequence.watched:
                 try:
-                    new = sequence.check(new, output.finish_reason)
+                    new = sequence.check(output)
                 except Exception:
                     logger.exception("request %s is given up", output.request_id)
                     sequence.broken = "The answer could not be decoded."
@@ -214,7 +210,7 @@ class DirectPath:
         self._meter.step(prompt_tokens, tokens)
         self._end(ended)
 
-    def _end(self, ended: Sequence[tuple[Any, _Sequence, _Submission]]) -> None:
+    def _end(self, ended: Sequence[tuple[Any, _Choice, _Submission]]) -> None:
         """These sequences are over: by the engine core's word, or by a stop string."""
         stopped: list[str] = []
         for output, sequence, submission in ended:
@@ -249,8 +245,8 @@ class _Submission:
         self._path = path
         self.sink = sink
         self.told = False
-        self.sequences: list[_Sequence] = []
-        self.live: dict[str, _Sequence] = {}
+        self.sequences: list[_Choice] = []
+        self.live: dict[str, _Choice] = {}
 
     def take(self) -> Sequence[TokenDelta]:
         self.told = False
@@ -275,96 +271,4 @@ class _Submission:
             self.abort()
 
 
-class _Sequence:
-    """One choice: collects its tokens, and makes them text when they are taken."""
-
-    __slots__ = (
-        "_cached",
-        "_checked",
-        "_finish",
-        "_index",
-        "_min_tokens",
-        "_prefilled",
-        "_produced",
-        "_silent",
-        "_text",
-        "broken",
-        "just_finished",
-        "stops",
-        "submission",
-        "tokens",
-    )
-
-    def __init__(
-        self, index: int, submission: _Submission, request: GenerateRequest, text: Detokenizer
-    ) -> None:
-        self.submission = submission
-        self.tokens: list[int] = []
-        self.stops = StopStrings(request.sampling.stop) if request.sampling.stop else None
-        self.broken: str | None = None
-        self._index = index
-        self._text = text
-        self._min_tokens = request.sampling.min_tokens
-        self._produced = 0
-        # Of a choice with stop strings, what may be told of the tokens that aren't taken yet.
-        self._checked = ""
-        # How many of the last tokens are no text: one that ended the sequence.
-        self._silent = 0
-        self._finish: FinishReason | None = None
-        # Whether the end is still to be told.
-        self.just_finished = False
-        self._prefilled = False
-        self._cached = 0
-
-    @property
-    def over(self) -> bool:
-        """Whether this choice has come to an end, a good one or not."""
-        return self._finish is not None or self.broken is not None
-
-    def prefilled(self, stats: Any) -> int:
-        """Note the prefix cache's hits; returns the prompt's tokens, the first time."""
-        if self._prefilled:  # preempted, and computed again
-            return 0
-        self._prefilled = True
-        self._cached = stats.num_cached_tokens
-        prompt_tokens: int = stats.num_prompt_tokens
-        return prompt_tokens
-
-    def check(self, tokens: Sequence[int], reason: int | None) -> Sequence[int]:
-        """See whether `tokens` end the choice; returns those of them that belong to it."""
-        if reason in _BROKEN:
-            self.broken = _BROKEN[reason]
-            return ()
-        # The token that ended the sequence, an end of sequence or a stop token, is not text.
-        self._silent = 1 if reason == _STOP and tokens else 0
-        if reason is not None:
-            self._finish = _FINISH[reason]
-        if self.stops is not None:
-            tokens = self._search(tokens, self.stops)
-        self.just_finished = self._finish is not None
-        return tokens
-
-    def take(self) -> TokenDelta:
-        tokens = self.tokens
-        if self.stops is not None:
-            text, self._checked = self._checked, ""
-        else:
-            spoken = tokens[: len(tokens) - self._silent] if self._silent else tokens
-            text = self._text.extend(spoken)
-        self.tokens = []
-        self.just_finished = False
-        return TokenDelta(self._index, text, tokens, self._finish, self._cached)
-
-    def _search(self, tokens: Sequence[int], stops: StopStrings) -> Sequence[int]:
-        """Let the text of `tokens` through, up to a stop string."""
-        for count, token in enumerate(tokens[: len(tokens) - self._silent], 1):
-            self._produced += 1
-            ignored = self._produced <= self._min_tokens
-            text, stopped = stops.push(self._text.push(token), ignored=ignored)
-            self._checked += text
-            if stopped:
-                self._finish = "stop"
-                return tokens[:count]
-        if self._finish is not None:
-            self._checked += stops.rest()
-        return tokens
+_Choice: TypeAlias = Choice[_Submission]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.logger import DEFAULT_LOGGING_CONFIG, configure_logging
 from vllm.platforms import current_platform
@@ -32,6 +33,7 @@ from engine import vllm_environment as environment
 from engine.base import EngineStartError
 from engine.config import EngineConfig
 from engine.vllm_executor import InProcessExecutor, ProcessesExecutor
+from engine.vllm_grammar import STRUCTURED_OUTPUTS
 from engine.vllm_processes import end, family, interrupts_blocked
 from engine.vllm_render import PromptRenderer
 
@@ -47,14 +49,18 @@ Launched = tuple[AsyncLLM, PromptRenderer]
 _EXECUTORS = {UniProcExecutor: InProcessExecutor, MultiprocExecutor: ProcessesExecutor}
 
 
-async def launch(config: EngineConfig, model_path: str, stat_logger: StatLogger) -> Launched:
+async def launch(
+    config: EngineConfig, model_path: str, stat_logger: StatLogger, name: str | None = None
+) -> Launched:
     """Load the model in the engine's processes, and its tokenizer. Raises EngineStartError.
+
+    `name` labels vLLM's series.
 
     Takes place in a thread, as vLLM waits for its processes there; when cancelled, the processes
     are killed and nothing stays.
     """
     before = set(multiprocessing.active_children())
-    loading = asyncio.create_task(asyncio.to_thread(_load, config, model_path, stat_logger))
+    loading = asyncio.create_task(asyncio.to_thread(_load, config, model_path, stat_logger, name))
     try:
         return await asyncio.shield(loading)
     except asyncio.CancelledError:
@@ -68,8 +74,8 @@ async def launch(config: EngineConfig, model_path: str, stat_logger: StatLogger)
         raise
 
 
-def engine_args(config: EngineConfig, model_path: str) -> AsyncEngineArgs:
-    """Every setting of `config` under vLLM's name for it."""
+def engine_args(config: EngineConfig, model_path: str, name: str | None = None) -> AsyncEngineArgs:
+    """Every setting of `config` under vLLM's name for it. `name` labels vLLM's series."""
     cpu = current_platform.is_cpu()
     optional = {
         "quantization": config.quantization,
@@ -78,17 +84,19 @@ def engine_args(config: EngineConfig, model_path: str) -> AsyncEngineArgs:
         "block_size": config.block_size,
         "kv_cache_memory_bytes": _kv_cache_bytes(config, cpu=cpu),
         "distributed_executor_backend": _executor(config),
+        "hf_overrides": None if config.matryoshka is None else _matryoshka(config.matryoshka),
     }
     return AsyncEngineArgs(
         model=model_path,
-        served_model_name=[config.model],
+        runner=config.runner,
+        served_model_name=[name or config.model],
         dtype=config.dtype,
         kv_cache_dtype=config.kv_cache_dtype,
         load_format=config.load_format,
         tokenizer_mode=config.tokenizer_mode,
         max_num_seqs=config.max_num_seqs,
-        enable_prefix_caching=config.enable_prefix_caching,
-        enable_chunked_prefill=config.enable_chunked_prefill,
+        enable_prefix_caching=_where_possible(config, config.enable_prefix_caching),
+        enable_chunked_prefill=_where_possible(config, config.enable_chunked_prefill),
         gpu_memory_utilization=config.gpu_memory_utilization,
         enforce_eager=_eager(config, cpu=cpu),
         tensor_parallel_size=config.parallel.tensor,
@@ -98,18 +106,22 @@ def engine_args(config: EngineConfig, model_path: str) -> AsyncEngineArgs:
         # Its extra end-of-sequence tokens still count.
         generation_config="vllm",
         worker_extension_cls="engine.vllm_worker.WorkerExtension",
+        structured_outputs_config=StructuredOutputsConfig(**STRUCTURED_OUTPUTS),
         use_tqdm_on_load=False,
-        **{name: value for name, value in optional.items() if value is not None},
+        **_lora(config),
+        **{key: value for key, value in optional.items() if value is not None},
     )
 
 
-def _load(config: EngineConfig, model_path: str, stat_logger: StatLogger) -> Launched:
+def _load(
+    config: EngineConfig, model_path: str, stat_logger: StatLogger, name: str | None
+) -> Launched:
     uni = _executor(config) == "uni"
     cpu = current_platform.is_cpu()
     with tempfile.TemporaryDirectory(prefix="engine-start-") as directory:
         errors = Path(directory) / "errors.log"
         try:
-            args = engine_args(config, model_path)
+            args = engine_args(config, model_path, name)
             settings = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
             if uni:
                 settings.parallel_config.distributed_executor_backend = "uni"
@@ -127,11 +139,37 @@ def _load(config: EngineConfig, model_path: str, stat_logger: StatLogger) -> Lau
                     usage_context=UsageContext.OPENAI_API_SERVER,
                     stat_loggers=[stat_logger],
                 )
-            return llm, PromptRenderer(llm.renderer.tokenizer, llm.model_config)
+            renderer = PromptRenderer(
+                llm.renderer.tokenizer, llm.model_config, chat_template=config.chat_template
+            )
+            return llm, renderer
         except Exception as error:  # whatever vLLM raises, the model didn't start
             cause = _child_cause(errors, error) or _cause(error)
             _release(error)
             raise EngineStartError(f"{config.model}: {cause}{_advice(cause)}") from error
+
+
+def _matryoshka(shortened: bool) -> dict[str, Any]:
+    return (
+        {"is_matryoshka": True}
+        if shortened
+        else {"is_matryoshka": False, "matryoshka_dimensions": None}
+    )
+
+
+def _where_possible(config: EngineConfig, wanted: bool) -> bool | None:
+    """Most models that embed read a text as a whole: vLLM knows which can do otherwise."""
+    return None if wanted and config.runner == "pooling" else wanted
+
+
+def _lora(config: EngineConfig) -> dict[str, Any]:
+    if not config.max_adapters:
+        return {}
+    return {
+        "enable_lora": True,
+        "max_loras": config.max_adapters,
+        "max_lora_rank": config.max_lora_rank,
+    }
 
 
 def _executor(config: EngineConfig) -> str | None:

@@ -1,15 +1,19 @@
 """Messages and text to exact token ids, and back.
 
 Short texts are tokenized where they are: handing them to a thread costs more than the work.
-Hugging Face tokenizers encode what the template made as a whole, so text of a user that spells a
-control token becomes that token, as in transformers and vLLM; Mistral's never do that.
+Hugging Face tokenizers encode what the template made as a whole, and with transformers and vLLM
+text that spells a control token becomes that token; here what messages say stays text, as it does
+with Mistral's own tokenizers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jinja2
@@ -17,9 +21,18 @@ from transformers import TokenizersBackend
 from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_content_format
 from vllm.tokenizers.mistral import MistralTokenizer
 
-from engine.base import ChatMessage, InvalidPromptError, Prompt
+from engine.base import (
+    ChatMessage,
+    Conversation,
+    EngineStartError,
+    InvalidPromptError,
+    Prompt,
+    Source,
+    Tool,
+    ToolCall,
+)
 from engine.checks import check_prompt, check_token_ids
-from engine.encoder import Encoder, joined
+from engine.encoder import Encoder, joined, unmarked
 from engine.template import ChatTemplate
 
 # Half a millisecond of work; a thread costs a tenth of one.
@@ -32,13 +45,20 @@ T = TypeVar("T")
 
 
 class PromptRenderer:
-    """Wraps the tokenizer vLLM has loaded. `model_config` is vLLM's."""
+    """Wraps the tokenizer vLLM has loaded. `model_config` is vLLM's.
 
-    def __init__(self, tokenizer: Any, model_config: Any) -> None:
+    `chat_template` is a Jinja file that takes the place of the checkpoint's. Raises
+    EngineStartError where it can't be read.
+    """
+
+    def __init__(
+        self, tokenizer: Any, model_config: Any, *, chat_template: str | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size: int = model_config.get_vocab_size()
         self._max_model_len: int = model_config.max_model_len
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._separated: bool = model_config.use_sep_token
         self._mistral = isinstance(tokenizer, MistralTokenizer)
         self._encoder: Encoder | None = None
         self._adds_special_tokens = True
@@ -49,7 +69,10 @@ class PromptRenderer:
         self._parts = False
         template = None
         if not self._mistral:
-            template = resolve_chat_template(tokenizer, None, None, model_config=model_config)
+            own = _read(chat_template) if chat_template is not None else None
+            template = resolve_chat_template(tokenizer, own, None, model_config=model_config)
+        # Mistral's own tokenizer has the format of its tool calls built in.
+        self.template_source: str | None = "[TOOL_CALLS]" if self._mistral else template
         if template is not None:
             self._template = ChatTemplate(template, tokenizer.special_tokens_map)
             self._parts = (
@@ -59,16 +82,16 @@ class PromptRenderer:
                 == "openai"
             )
 
-    async def render(self, source: Sequence[ChatMessage] | str | Sequence[int]) -> Prompt:
+    async def render(self, source: Source) -> Prompt:
         """As `engine.base.Engine.render`."""
         param = "prompt"
         if isinstance(source, str):
             prompt = Prompt(await self.tokenize(source) if source else (), source)
-        elif source and isinstance(source[0], ChatMessage):
+        elif isinstance(source, Conversation):
             param = "messages"
-            prompt = await self._render_chat([m for m in source if isinstance(m, ChatMessage)])
+            prompt = await self._render_chat(source)
         else:
-            prompt = Prompt([token for token in source if isinstance(token, int)])
+            prompt = Prompt(source)
         check_prompt(
             prompt.token_ids,
             vocab_size=self._vocab_size,
@@ -92,6 +115,11 @@ class PromptRenderer:
             tokens |= fresh
         return joined(parts, tokens)
 
+    async def pair(self, first: str, second: str) -> tuple[list[int], int | None]:
+        """Two texts as a cross-encoder reads them, and where its second segment begins, if it
+        knows segments."""
+        return await self._run(len(first) + len(second), self._encode_pair, first, second)
+
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         # As generated text: control tokens have no text.
         size = len(token_ids) * INLINE_CHARACTERS // INLINE_TOKENS
@@ -113,40 +141,62 @@ class PromptRenderer:
             raise InvalidPromptError("The text holds half a surrogate pair.") from None
         return list(encoded)
 
+    def _encode_pair(self, first: str, second: str) -> tuple[list[int], int | None]:
+        if not self._separated:
+            return self._encode(first + second, True), None
+        try:
+            encoded = self._tokenizer(text=first, text_pair=second)
+        except (UnicodeEncodeError, TypeError):
+            raise InvalidPromptError("The text holds half a surrogate pair.") from None
+        segments = encoded.get("token_type_ids")
+        second_at = None if segments is None else len(segments) - sum(segments)
+        return list(encoded["input_ids"]), second_at
+
     def _decode(self, token_ids: list[int]) -> str:
         check_token_ids(token_ids, vocab_size=self._vocab_size, param="tokens")
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    async def _render_chat(self, messages: Sequence[ChatMessage]) -> Prompt:
+    async def _render_chat(self, conversation: Conversation) -> Prompt:
         # A message costs a template as much as a hundred characters do.
-        size = sum([len(message.content) + 100 for message in messages])
+        size = sum([len(message.content) + 100 for message in conversation.messages])
+        if conversation.tools:
+            size += len(json.dumps([_function(tool) for tool in conversation.tools]))
         if self._mistral:
-            return Prompt(await self._run(size, self._apply_mistral, messages))
+            return Prompt(await self._run(size, self._apply_mistral, conversation))
         if self._template is None:
             raise InvalidPromptError(
                 "This model has no chat template: it completes prompts, but can't chat.",
                 "messages",
             )
         # Rendering is copying, mostly, and much faster than tokenizing.
-        text = await self._run(size // 8, self._apply_template, self._template, messages)
-        return Prompt(await self.tokenize(text, add_special_tokens=False), text)
+        text = await self._run(size // 8, self._apply_template, self._template, conversation)
+        tokens = await self.tokenize(text, add_special_tokens=False)
+        return Prompt(tokens, unmarked(text))
 
-    def _apply_template(self, template: ChatTemplate, messages: Sequence[ChatMessage]) -> str:
+    def _apply_template(self, template: ChatTemplate, conversation: Conversation) -> str:
+        messages = conversation.messages
         if not template.knows_developers:
             messages = _without_developers(messages)
         try:
-            return template.render([self._as_dict(message) for message in messages])
+            return template.render(
+                [self._as_dict(message) for message in messages],
+                tools=[_function(tool) for tool in conversation.tools] or None,
+                options=_thinking(conversation.reasoning_effort),
+            )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             raise InvalidPromptError(
                 f"The model's chat template refuses these messages: {error}", "messages"
             ) from None
 
-    def _apply_mistral(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def _apply_mistral(self, conversation: Conversation) -> list[int]:
         from mistral_common.exceptions import MistralCommonException
 
-        conversation = [self._as_dict(message) for message in _without_developers(messages)]
+        messages = [self._as_dict(m) for m in _without_developers(conversation.messages)]
+        tools = [_function(tool) for tool in conversation.tools] or None
         try:
-            tokens = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True)
+            tokens = self._tokenizer.apply_chat_template(
+                messages, tools=tools, add_generation_prompt=True
+            )
         except (
             MistralCommonException,
             AssertionError,
@@ -160,11 +210,60 @@ class PromptRenderer:
         return list(tokens)
 
     def _as_dict(self, message: ChatMessage) -> dict[str, Any]:
-        content: Any = message.content
+        literal = self._encoder.literal if self._encoder is not None else str
+        content: Any = literal(message.content)
         if self._parts:
-            content = [{"type": "text", "text": message.content}]
-        named = {} if message.name is None else {"name": message.name}
-        return {"role": message.role, "content": content, **named}
+            content = [{"type": "text", "text": content}]
+        found: dict[str, Any] = {"role": message.role, "content": content}
+        if message.name is not None:
+            found["name"] = message.name
+        if message.tool_calls:
+            found["tool_calls"] = [
+                _call(replace(call, arguments=literal(call.arguments)))
+                for call in message.tool_calls
+            ]
+        if message.tool_call_id is not None:
+            found["tool_call_id"] = message.tool_call_id
+        if message.reasoning is not None:
+            found["reasoning_content"] = literal(message.reasoning)
+        return found
+
+
+def _read(chat_template: str) -> str:
+    try:
+        return Path(chat_template).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineStartError(
+            f"engine.chat_template: {chat_template} can't be read: {error}"
+        ) from None
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    """A tool as templates expect it."""
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
+    return {"type": "function", "function": function}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    """A call as templates expect it: arguments as an object where they are one."""
+    arguments: Any = call.arguments
+    try:
+        parsed = json.loads(call.arguments or "{}")
+        arguments = parsed if isinstance(parsed, dict) else arguments
+    except (ValueError, RecursionError):
+        pass  # what a model once wrote need not be JSON
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _thinking(effort: str | None) -> dict[str, Any]:
+    """What templates of reasoning models look for, by the names in use."""
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort, "enable_thinking": effort != "none"}
 
 
 def _without_developers(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:

@@ -17,7 +17,8 @@ from typing import Any, Final
 from msgspec import structs
 
 from engine.base import GenerateRequest, SamplingOptions
-from engine.vllm_sampling import choice_params, sampling_params
+from engine.vllm_adapters import Adapters
+from engine.vllm_sampling import choice_params, sampling_params, structured_outputs
 
 _SETS_OF_OPTIONS: Final = 256
 # Any prompt that is valid, and as many tokens as fit beside it.
@@ -27,22 +28,28 @@ _PROMPT: Final = [0]
 class CoreRequests:
     """Makes the `EngineCoreRequest`s of one engine. `tasks` are what it supports."""
 
-    def __init__(self, llm: Any, tasks: tuple[str, ...]) -> None:
+    def __init__(self, llm: Any, tasks: tuple[str, ...], adapters: Adapters) -> None:
         self._process = llm.input_processor.process_inputs
         self._client_index: int = llm.engine_core.client_index
         self._room: int = llm.model_config.max_model_len - len(_PROMPT)
         self._tasks = tasks
+        self._adapters = adapters
         self._known = lru_cache(maxsize=_SETS_OF_OPTIONS)(self._processed)
 
     def of(self, request: GenerateRequest, room: int) -> Iterator[Any]:
-        """One for each choice, of at most `room` tokens. Raises vLLM's exceptions."""
+        """One for each choice, of at most `room` tokens. Raises vLLM's exceptions, and
+        InvalidPromptError for an adapter that isn't loaded."""
         sampling = request.sampling
         # The rest of what differs between requests: stop strings are found here, not in the core.
-        options = replace(sampling, max_tokens=None, seed=None, stop=())
+        options = replace(sampling, max_tokens=None, seed=None, stop=(), structure=None)
         template = self._processed(options) if options.logit_bias else self._known(options)
         params = copy(template.sampling_params)
         params.max_tokens = room
         params.seed = None if sampling.seed == -1 else sampling.seed
+        # vLLM would make a grammar of it here, on the event loop, to see whether it can; that has
+        # been tried elsewhere (`vllm_grammar`).
+        params.structured_outputs = structured_outputs(sampling.structure)
+        adapter = self._adapters.find(request.adapter)
         prompt = list(request.prompt.token_ids)  # once: each choice is encoded before the next
         for index in range(sampling.n):
             several = sampling.n > 1
@@ -54,6 +61,7 @@ class CoreRequests:
                 prompt_token_ids=prompt,
                 sampling_params=choice_params(params, index) if several else params,
                 arrival_time=time.time(),
+                lora_request=adapter,
             )
 
     def _processed(self, options: SamplingOptions) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from copy import copy
 from typing import Any
 
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from engine.base import EngineGenerateError, FinishReason, SamplingOptions, TokenDelta
+from engine.base import EngineGenerateError, FinishReason, SamplingOptions, Structure, TokenDelta
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
 
@@ -31,6 +31,10 @@ def sampling_params(sampling: SamplingOptions, max_tokens: int) -> SamplingParam
         stop_token_ids=list(sampling.stop_token_ids),
         ignore_eos=sampling.ignore_eos,
         logit_bias=dict(sampling.logit_bias) if sampling.logit_bias else None,
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
+        structured_outputs=structured_outputs(sampling.structure),
+        skip_special_tokens=sampling.skip_special_tokens,
         output_kind=RequestOutputKind.DELTA,
         # These are made for one request, so vLLM need not copy them.
         skip_clone=True,
@@ -41,24 +45,52 @@ def choice_params(params: SamplingParams, index: int) -> SamplingParams:
     """For one of several choices: each has a seed of its own, as with vLLM's `n`."""
     one = copy(params)
     one.n = 1
+    if one.top_k == 1:  # as vLLM itself makes them of a temperature of 0
+        one.temperature, one.top_k, one.top_p, one.min_p = 0.0, 0, 1.0, 0.0
     if one.seed is not None:
         # To vLLM -1 means no seed at all.
         one.seed = one.seed + index if one.seed + index != -1 else -(2**63)
     return one
 
 
+def structured_outputs(structure: Structure | None) -> StructuredOutputsParams | None:
+    """A structure that has been checked, as the engine core takes it."""
+    if structure is None:
+        return None
+    if structure.kind == "json_object":
+        params = StructuredOutputsParams(json_object=True)
+    elif structure.kind == "json_schema":
+        params = StructuredOutputsParams(json=structure.text)
+    else:
+        params = StructuredOutputsParams(structural_tag=structure.text)
+    params._backend = "xgrammar"
+    return params
+
+
 def delta_of(choice: Any, cached_tokens: int) -> TokenDelta:
-    """What vLLM's CompletionOutput tells. Raises EngineGenerateError where it tells of an error."""
+    """What vLLM's CompletionOutput tells, but for log-probabilities.
+
+    Raises EngineGenerateError where it tells of an error.
+    """
     finish: FinishReason | None = None
     if choice.finish_reason is not None:
         if choice.finish_reason not in _FINISH:  # "error", or an abort nobody here asked for
             raise EngineGenerateError("The engine gave this request up after an internal error.")
         finish = _FINISH[choice.finish_reason]
-    return TokenDelta(choice.index, choice.text, choice.token_ids, finish, cached_tokens)
+    return TokenDelta(
+        choice.index,
+        choice.text,
+        choice.token_ids,
+        finish,
+        cached_tokens,
+        # It may also be the id of a token that ended the sequence.
+        stop_string=choice.stop_reason if isinstance(choice.stop_reason, str) else None,
+    )
 
 
 def _temperature_and_top_k(sampling: SamplingOptions) -> tuple[float, int]:
-    """vLLM allows one greedy choice only; the single likeliest token is the same for several."""
-    if sampling.temperature == 0 and sampling.n > 1:
-        return 1.0, 1
-    return sampling.temperature, sampling.top_k
+    """The likeliest token alone is the greedy choice: vLLM's `top_k=1` takes any of those that tie.
+    But several greedy choices is what it doesn't allow."""
+    if sampling.temperature != 0 and sampling.top_k != 1:
+        return sampling.temperature, sampling.top_k
+    return (1.0, 1) if sampling.n > 1 else (0.0, 0)

@@ -15,6 +15,8 @@ _OUTPUT: Final = (
     "new_token_ids",
     "finish_reason",
     "prefill_stats",
+    "new_logprobs",
+    "new_prompt_logprobs_tensors",
 )
 _OUTPUTS: Final = ("engine_index", "outputs", "scheduler_stats", "utility_output")
 _REQUEST: Final = (
@@ -24,6 +26,7 @@ _REQUEST: Final = (
     "arrival_time",
     "client_index",
     "external_req_id",
+    "lora_request",
 )
 _ASYNC_LLM: Final = ("input_processor", "logger_manager", "get_supported_tasks", "get_tokenizer")
 _CLIENT: Final = (

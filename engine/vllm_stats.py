@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from engine.meter import Meter
@@ -32,12 +35,62 @@ def hide_request_series() -> None:
             REGISTRY.unregister(collector)
 
 
+class KeptSeries(Collector):
+    """vLLM's series of every engine in this process, as if they were registered together.
+
+    vLLM registers an engine's series for the whole process, and drops those of the one before. So
+    they are taken out of the registry once an engine has started, and shown from here.
+    """
+
+    def __init__(self) -> None:
+        self._registries: dict[StepStats, CollectorRegistry] = {}
+
+    def keep(self, owner: StepStats) -> None:
+        """Take over whatever of vLLM is registered now: it is `owner`'s."""
+        kept = self._registries[owner] = CollectorRegistry()
+        for collector in list(REGISTRY._collector_to_names):
+            if getattr(collector, "_name", "").startswith("vllm:"):
+                REGISTRY.unregister(collector)
+                kept.register(collector)
+        if self not in REGISTRY._collector_to_names:
+            REGISTRY.register(self)
+
+    def drop(self, owner: StepStats) -> None:
+        """Show nothing of `owner` any more: its engine is closed."""
+        self._registries.pop(owner, None)
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for registry in self._registries.values():
+            for family in registry.collect():
+                known = families.setdefault(family.name, family)
+                if known is not family:
+                    known.samples += family.samples
+        yield from families.values()
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, so that what is registered later may have any name."""
+        return iter(())
+
+
+_KEPT: Final = KeptSeries()
+
+
 class StepStats:
     """The latest figures of every engine core behind one AsyncLLM, summed."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._cores: list[_CoreLogger] = []
+
+    def keep_series(self) -> None:
+        """Keep what vLLM counts of this engine, whatever other engines start. Once it has started,
+        and before another one does."""
+        _KEPT.keep(self)
+
+    def close(self) -> None:
+        """The engine is gone, and its series with it."""
+        _KEPT.drop(self)
 
     def factory(self, _vllm_config: Any, engine_index: int) -> StatLoggerBase:
         """What `AsyncLLM(stat_loggers=…)` takes: makes one logger for each core."""

@@ -1,23 +1,52 @@
-"""The detokenizer of each completion, by the kind of tokenizer vLLM has loaded."""
+"""What tokens say, in a completion and on their own, by the kind of tokenizer vLLM has loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 from transformers import TokenizersBackend
 from vllm.v1.engine.detokenizer import SlowIncrementalDetokenizer
 
-from engine.detokenizer import Detokenizer, TokenTexts
+from engine.detokenizer import Detokenizer, TokenBytes, TokenTexts
+from engine.logprobs import Spelling
 
 
 def detokenizers(llm: Any) -> Callable[[Any], Detokenizer]:
     """What makes a detokenizer from an `EngineCoreRequest`."""
     tokenizer = llm.get_tokenizer()
+    if not isinstance(tokenizer, TokenizersBackend):
+        return lambda request: _Incremental(tokenizer, request)
+    make = partial(TokenTexts, tokenizer._tokenizer, llm.model_config.get_vocab_size())
+    silent = make()
+    # Few ask for control tokens as text, and a table takes a while.
+    spoken = cache(partial(make, spoken=True))
+
+    def detokenizer(request: Any) -> Detokenizer:
+        texts = silent if request.sampling_params.skip_special_tokens else spoken()
+        return texts.detokenizer(request.prompt_token_ids)
+
+    return detokenizer
+
+
+def spelling(llm: Any) -> Spelling:
+    """What tokens say on their own."""
+    tokenizer = llm.get_tokenizer()
     if isinstance(tokenizer, TokenizersBackend):
-        texts = TokenTexts(tokenizer._tokenizer, llm.model_config.get_vocab_size())
-        return lambda request: texts.detokenizer(request.prompt_token_ids)
-    return lambda request: _Incremental(tokenizer, request)
+        return TokenBytes(tokenizer._tokenizer)
+    return _Spelled(tokenizer)
+
+
+class _Spelled:
+    """Of a tokenizer that isn't one of Hugging Face's fast ones, such as Mistral's."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def bytes_of(self, token_id: int) -> bytes:
+        (piece,) = self._tokenizer.convert_ids_to_tokens([token_id])
+        return piece if isinstance(piece, bytes) else str(piece).encode()
 
 
 class _Incremental:

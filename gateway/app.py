@@ -7,6 +7,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -17,21 +18,40 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import gateway
-from engine.base import Engine, EngineError, EngineStats, StartPhase
+from engine.base import EngineError, EngineStats, LoadedModel, StartPhase
 from engine.config import EngineConfig
+from gateway.adapters import Adapters
 from gateway.admission import Admission
-from gateway.api import chat, completions, models, ops, tokens
+from gateway.api import (
+    admin,
+    chat,
+    completions,
+    conversations,
+    docs,
+    embeddings,
+    messages,
+    models,
+    ops,
+    rerank,
+    responses,
+    stored,
+    tokens,
+)
 from gateway.api.generation import GenerationEndpoint
-from gateway.api.schemas import openapi
-from gateway.asgi import CLIENT_CLOSED, RequestContext, refuse
+from gateway.api.openapi import document
+from gateway.asgi import CLIENT_CLOSED, RequestContext, allowed_methods, refuse
 from gateway.auth import Authenticator
-from gateway.config import GatewayConfig
+from gateway.config import AuthConfig, GatewayConfig
+from gateway.deployments import Deployments
 from gateway.errors import APIError, InvalidRequestError, NotFoundError
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
+from gateway.poolings import Poolings
+from gateway.responses.background import BackgroundResponses
 from gateway.services import Services
 from gateway.sse import Reply
+from gateway.store.state import Store
 
 logger = logging.getLogger(__name__)
 
@@ -39,20 +59,28 @@ T = TypeVar("T")
 Report = Callable[[StartPhase | str], None]
 
 
-async def start_engine(config: EngineConfig, report: Report | None = None) -> Engine:
-    """Load the configured engine. Raises EngineStartError, also where there is no such model."""
+async def start_engine(
+    config: EngineConfig, report: Report | None = None, name: str | None = None
+) -> LoadedModel:
+    """Load the configured engine: an `Engine`, or an `Embedder` where it is told to pool. `name`
+    is what its series are labelled with. Raises EngineStartError, also where there is no such
+    model."""
     if config.kind == "simulated":
         from engine.simulated import SimulatedEngine
+        from engine.simulated_pooling import SimulatedEmbedder
 
-        return SimulatedEngine(config)
+        return SimulatedEmbedder(config) if config.runner == "pooling" else SimulatedEngine(config)
     from engine import models as checkpoints
-    from engine import vllm_engine
+    from engine import vllm_engine, vllm_pooling
 
     weights = config.load_format != "dummy"
     resolved = await _in_daemon_thread(
         lambda: checkpoints.resolve(config.model, config.revision, weights=weights)
     )
-    return await vllm_engine.start(config, str(resolved.path), report=report)
+    path = str(resolved.path)
+    if config.runner == "pooling":
+        return await vllm_pooling.start(config, path, report=report, name=name)
+    return await vllm_engine.start(config, path, report=report, name=name)
 
 
 async def _in_daemon_thread(function: Callable[[], T]) -> T:
@@ -81,42 +109,73 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
 
     Raises ConfigError where a configured key can't be used.
     """
-    metrics, lifecycle = Metrics(), Lifecycle(config.health)
+    metrics, deployments = Metrics(), Deployments(config.served)
+    lifecycle = Lifecycle(config.health, deployments)
     admission = Admission(config.admission)
     pipeline = Pipeline(lifecycle, admission, metrics)
+    store = Store(config.state)
     services = Services(
         config=config,
+        deployments=deployments,
+        adapters=Adapters(deployments),
         lifecycle=lifecycle,
         authenticator=Authenticator(config.auth, environ),
+        administrators=Authenticator(AuthConfig(api_keys=config.auth.admin_keys), environ),
         admission=admission,
         pipeline=pipeline,
+        poolings=Poolings(lifecycle, admission, metrics),
         reply=Reply(pipeline, metrics, write_share=config.server.write_share),
+        background=BackgroundResponses(config.responses, pipeline, store.responses),
         metrics=metrics,
+        store=store,
     )
     metrics.requests_running.set_function(lambda: admission.inside)
-    metrics.watch_engine(lambda: _stats(lifecycle))
-    endpoints: list[GenerationEndpoint[Any]] = [
+    metrics.watch_engines(lambda: _stats(deployments))
+    endpoints: list[GenerationEndpoint[Any] | responses.ResponsesEndpoint] = [
         chat.endpoint(services),
         completions.endpoint(services),
+        messages.endpoint(services),
+        responses.ResponsesEndpoint(services),
     ]
     direct = {endpoint.path: endpoint for endpoint in endpoints}
-    docs: dict[str, Any] = {} if config.server.docs else {"openapi_url": None}
     app = FastAPI(
         title="gateway",
         version=gateway.__version__,
         redirect_slashes=False,
-        redoc_url=None,
-        middleware=[Middleware(RequestContext, direct=direct, metrics=metrics)],
-        **docs,
+        openapi_url=None,
+        middleware=[
+            Middleware(RequestContext, direct=direct, metrics=metrics, cors=config.server.cors)
+        ],
     )
     app.state.services = services
-    app.openapi = lambda: openapi(app, endpoints)  # type: ignore[method-assign]
     # POST requests never get there; others do, to be told so.
     app.router.routes += [
         Route(path, endpoint, methods=["POST"]) for path, endpoint in direct.items()
     ]
-    for room in (models, tokens, ops):
+    rooms = (
+        models,
+        messages,
+        responses,
+        embeddings,
+        rerank,
+        tokens,
+        stored,
+        conversations,
+        ops,
+    )
+    for room in rooms:
         app.include_router(room.router)
+    if config.server.docs:
+        about = partial(
+            document,
+            app,
+            endpoints,
+            model=deployments.default.name,
+            keys=services.authenticator.required,
+        )
+        app.include_router(docs.router(about))
+    if config.auth.admin_keys:
+        app.include_router(admin.router)
     for kind in (APIError, EngineError):
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
@@ -124,13 +183,16 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     return app
 
 
-def _stats(lifecycle: Lifecycle) -> EngineStats | None:
-    engine = lifecycle.engine_or_none
-    return engine.stats() if engine is not None else None
+def _stats(deployments: Deployments) -> dict[str, EngineStats]:
+    return {
+        replica.name: replica.loaded.stats()
+        for replica in deployments.replicas
+        if replica.loaded is not None
+    }
 
 
-async def _answer_error(_request: Request, error: Exception) -> Response:
-    return refuse(error)
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return refuse(error, request.scope)
 
 
 async def _answer_nobody(_request: Request, _error: Exception) -> Response:
@@ -147,9 +209,11 @@ async def _answer_framework_error(request: Request, error: Exception) -> Respons
             request,
             NotFoundError(f"Invalid URL ({method} {path}).", code="unknown_url"),
         )
+    headers = dict(error.headers or {})
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}."
         code = "method_not_supported"
+        headers["Allow"] = allowed_methods(request.app.routes, request.scope)
     else:
         message, code = str(error.detail), "bad_request"
     return await _answer_error(
@@ -158,6 +222,6 @@ async def _answer_framework_error(request: Request, error: Exception) -> Respons
             message,
             status=error.status_code,
             code=code,
-            headers=dict(error.headers or {}),
+            headers=headers,
         ),
     )

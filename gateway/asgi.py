@@ -5,42 +5,63 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
+from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.base import EngineError
-from gateway.errors import APIError, as_api_error, draining
+from gateway.config import CorsConfig
+from gateway.cors import Cors
+from gateway.dialect import error_body, speaks_messages
+from gateway.errors import APIError, InvalidRequestError, as_api_error, draining
 from gateway.metrics import Metrics
 
 access = logging.getLogger("gateway.access")
 logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED = 499
+API_VERSION: Final = (b"openai-version", b"2020-10-01")
+# Asked for every few seconds, by machines: not what an access log is read for.
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_REQUEST_ID, _CLIENT_ID, _CODING = b"x-request-id", b"x-client-request-id", b"content-encoding"
+_NOTICED: Final = frozenset({_REQUEST_ID, _CLIENT_ID, _CODING})
+_GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
+_CLIENTS_ID: Final = re.compile(rb"[ -~]{0,512}")
 
 
 def new_request_id() -> str:
-    """An id for `x-request-id`. It is always ours: one chosen by a client could collide with, or
-    pose as, another's."""
+    """An id for `x-request-id` that no other request has."""
     return "req_" + secrets.token_hex(16)
 
 
 class RequestContext:
-    """Adds `x-request-id` and `openai-processing-ms`, logs one line an answer.
+    """Adds `x-request-id`, `openai-processing-ms` and `openai-version`, logs one line an answer.
 
     `direct` are the applications of paths whose POST requests are too many to be sent through the
     framework of `app`, which would cost as much as all the rest. What nothing else has caught
     becomes an error object here.
+
+    A request is known by an id of ours, because one that a client chose could be another's too.
+    A client's `x-request-id`, as proxies set it, is shown instead of ours where it is well-formed,
+    its `x-client-request-id` beside it; the log has all of them.
     """
 
-    def __init__(self, app: ASGIApp, direct: Mapping[str, ASGIApp], metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, direct: Mapping[str, ASGIApp], metrics: Metrics, cors: CorsConfig
+    ) -> None:
         self._app = app
         self._direct = direct
         self._metrics = metrics
+        self._answers: dict[tuple[str, int], Counter] = {}
+        self._answer: ASGIApp = Cors(self._dispatch, cors) if cors.allow_origins else self._dispatch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,75 +69,133 @@ class RequestContext:
             return
         arrived = time.perf_counter()
         request_id = new_request_id()
-        scope.setdefault("state", {}).update(arrived=arrived, request_id=request_id)
-        status = None
+        shown = [(_REQUEST_ID, request_id.encode()), API_VERSION]
+        if speaks_messages(scope["path"]):
+            shown.append((b"request-id", request_id.encode()))
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state.update(arrived=arrived, request_id=request_id, shown=shown)
+        state.setdefault("status", None)  # told already where the connection has refused it
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                state["status"] = state["status"] or message["status"]
                 elapsed_ms = round((time.perf_counter() - arrived) * 1000)
                 message["headers"] = [
                     *message.get("headers", ()),
-                    (b"x-request-id", request_id.encode()),
-                    (b"openai-processing-ms", str(elapsed_ms).encode()),
+                    *shown,
+                    (b"openai-processing-ms", b"%d" % elapsed_ms),
                 ]
             await send(message)
 
-        direct = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
         try:
-            if direct is not None:
-                await self._answer_directly(direct, scope, receive, send_with_id)
-            else:
-                await self._app(scope, receive, send_with_id)
-        except asyncio.CancelledError:
-            # The server is closing its connections; only what it never began is cancelled here.
-            if status is None:
-                await error_response(draining())(scope, receive, send_with_id)
-        except Exception as error:
-            logger.exception("request %s failed", request_id)
-            if status is not None:
-                raise
-            await error_response(as_api_error(error))(scope, receive, send_with_id)
+            await self._answer(scope, receive, send_with_id)
         finally:
-            self._record(scope, status or CLIENT_CLOSED, arrived)
+            self._record(scope, state["status"] or CLIENT_CLOSED, arrived)
 
-    async def _answer_directly(
-        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        scope["route"] = scope["path"]
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with who is responsible, and with an error object for what is raised."""
+        state, method = scope["state"], scope["method"]
         try:
-            await app(scope, receive, send)
+            if noticed := [header for header in scope["headers"] if header[0] in _NOTICED]:
+                _notice(noticed, state)
+            direct = self._direct.get(scope["path"]) if method == "POST" else None
+            if direct is not None:
+                scope["route"] = scope["path"]
+                await direct(scope, receive, send)
+            elif method == "HEAD":
+                await self._answer_head(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
         except ClientDisconnect:
             pass
-        except (APIError, EngineError) as error:
-            await refuse(error)(scope, receive, send)
+        except asyncio.CancelledError:
+            # The server is closing its connections; only what it never began is cancelled here.
+            if state["status"] is None:
+                await error_response(draining(), scope)(scope, receive, send)
+        except Exception as error:
+            known = isinstance(error, (APIError, EngineError))
+            if not known:
+                logger.exception("request %s failed", state["request_id"])
+            if state["status"] is not None:
+                raise
+            answer = refuse(error, scope) if known else error_response(as_api_error(error), scope)
+            await answer(scope, receive, send)
+
+    async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as a GET; the connection, which knows better, leaves the body out."""
+        asked = {**scope, "method": "GET"}
+        try:
+            await self._app(asked, receive, send)
+        finally:
+            scope["route"] = asked.get("route")
 
     def _record(self, scope: Scope, status: int, arrived: float) -> None:
-        found = scope.get("route")
+        found, state = scope.get("route"), scope["state"]
         route = found if isinstance(found, str) else getattr(found, "path", "unmatched")
-        self._metrics.http_requests.labels(route, str(status)).inc()
-        access.info(
+        counter = self._answers.get((route, status))
+        if counter is None:  # `labels` costs more than the rest of this
+            counter = self._metrics.http_requests.labels(route, str(status))
+            self._answers[route, status] = counter
+        counter.inc()
+        access.log(
+            logging.DEBUG if route in _PROBES else logging.INFO,
             "%s %s %d %.0fms %s %s",
             scope["method"],
             route,
             status,
             (time.perf_counter() - arrived) * 1000,
-            scope["state"]["request_id"],
-            scope["state"].get("principal", "-"),
+            state["request_id"],
+            state.get("principal", "-"),
+            extra=state.get("client_ids"),
         )
 
 
-def refuse(error: Exception) -> Response:
+def _notice(headers: Iterable[tuple[bytes, bytes]], state: dict[str, Any]) -> None:
+    """Take over a client's ids. Raises InvalidRequestError (400, 415)."""
+    shown, ids = state["shown"], state.setdefault("client_ids", {})
+    for name, value in headers:
+        if name == _REQUEST_ID:
+            if _GIVEN_ID.fullmatch(value):
+                shown[0] = (name, value)
+                ids["given_request_id"] = value.decode()
+        elif name == _CLIENT_ID:
+            if not _CLIENTS_ID.fullmatch(value):
+                raise InvalidRequestError(
+                    "Invalid 'X-Client-Request-Id' header: expected at most 512 printable ASCII "
+                    "characters.",
+                    code="invalid_header",
+                )
+            ids["client_request_id"] = value.decode()
+            shown.append((name, value))
+        elif value.strip().lower() not in (b"", b"identity"):
+            raise InvalidRequestError(
+                "Unsupported content encoding: send the body as it is, without 'Content-Encoding'.",
+                status=415,
+                code="unsupported_content_encoding",
+                headers={"accept-encoding": "identity"},
+            )
+
+
+def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
+    """The `allow` header of a 405: every method that some route takes at this path."""
+    methods = {
+        method
+        for route in routes
+        if route.matches(scope)[0] is not Match.NONE
+        for method in getattr(route, "methods", None) or ()
+    }
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
+def refuse(error: Exception, scope: Scope) -> Response:
     """The answer to a request that failed before its first byte; what is our fault is logged."""
     known = as_api_error(error)
     if not isinstance(error, APIError) and known.status >= 500:
         logger.error("request failed: %r", error)
-    return error_response(known)
+    return error_response(known, scope)
 
 
-def error_response(error: APIError) -> Response:
-    """The HTTP answer that `error` is."""
-    return Response(
-        error.body(), error.status, headers=error.headers, media_type="application/json"
-    )
+def error_response(error: APIError, scope: Scope) -> Response:
+    """The HTTP answer that `error` is, to the request of `scope`."""
+    body = error_body(error, scope["path"], scope["state"]["request_id"])
+    return Response(body, error.status, headers=error.headers, media_type="application/json")

@@ -44,10 +44,13 @@ class Authenticator:
         """False where no key is configured and everyone is anonymous."""
         return bool(self._keys)
 
-    def authenticate(self, authorization: str | None) -> Principal:
-        """Read an `Authorization` header. Raises AuthenticationError (401)."""
+    def authenticate(self, authorization: str | None, api_key: str | None = None) -> Principal:
+        """Read an `Authorization` header or, without one, an `x-api-key` header. Raises
+        AuthenticationError (401)."""
         if not self._keys:
             return ANONYMOUS
+        if not authorization and api_key:
+            authorization = f"Bearer {api_key}"
         if not authorization:
             raise AuthenticationError(
                 "You didn't provide an API key. Provide it in an Authorization header using "
@@ -75,7 +78,7 @@ def _digest(key: ApiKeyConfig, environ: Mapping[str, str]) -> bytes:
     value = environ.get(key.env or "", "").strip()
     if len(value) < MIN_KEY_CHARACTERS:
         raise ConfigError(
-            f"auth.api_keys: key '{key.name}': environment variable {key.env} must hold a key of "
+            f"auth: key '{key.name}': environment variable {key.env} must hold a key of "
             f"at least {MIN_KEY_CHARACTERS} characters; make one with `openssl rand -hex 32`"
         )
     return hashlib.sha256(value.encode()).digest()

@@ -17,10 +17,11 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from gateway.asgi import new_request_id
+from gateway import exchange
+from gateway.asgi import API_VERSION, new_request_id
 from gateway.config import ServerConfig
+from gateway.cors import refusal_headers
 from gateway.errors import APIError, InvalidRequestError, UnavailableError
-from gateway.exchange import Exchange
 
 LINGER_S = 5.0
 MAX_PIPELINED = 8
@@ -44,7 +45,7 @@ class _BoundedConnection(HttpToolsProtocol):
         self._in_request = False
         self._discarding = False
         self._answering: RequestResponseCycle | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: exchange.Exchange | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -54,6 +55,7 @@ class _BoundedConnection(HttpToolsProtocol):
                     "The server has too many connections; retry shortly.", retry_after_s=1.0
                 )
             )
+            self.transport.close()  # lingering would keep it among those that are too many
             return
         self._start_header_timer()
 
@@ -67,12 +69,14 @@ class _BoundedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing() or self._discarding:
+        if self._is_over():
             return
         if self._in_headers:
             self._header_bytes += len(data)
             data = _without_upgrade(data)
         super().data_received(data)
+        if self._is_over():
+            return
         if not (self._in_request or self._owes_answer() or self._header_timer):
             # Bytes between requests, such as a lone line end, must not keep a connection open.
             self._start_header_timer()
@@ -81,6 +85,8 @@ class _BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if self._is_over():
+            return
         self._in_headers = self._in_request = True
         if self._header_timer is None:
             self._start_header_timer()
@@ -90,6 +96,8 @@ class _BoundedConnection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._is_over():
+            return
         self._stop_header_timer()
         self._in_headers = False
         self._header_bytes = 0
@@ -103,18 +111,18 @@ class _BoundedConnection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
-        if not self.transport.is_closing():
+        if not self._is_over():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_request = False
-        if not self.transport.is_closing():
+        if not self._is_over():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        cycle, exchange = self._answering, self._exchange
-        if exchange is not None:
-            exchange.close()  # before anything else is written, or the connection ended
+        cycle = self._answering
+        if self._exchange is not None:
+            self._exchange.close()  # before anything else is written, or the connection ended
         super().on_response_complete()
         if cycle is not None and cycle.more_body and not self.transport.is_closing():
             self._linger()
@@ -134,8 +142,12 @@ class _BoundedConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
-        self._exchange = Exchange(cycle)
+        self._exchange = exchange.begin(cycle)
         super()._start_asgi_task(cycle, app)
+
+    def _is_over(self) -> bool:
+        """Whether nothing more is read: the connection is closed, or its last answer is given."""
+        return self._discarding or self.transport.is_closing()
 
     def _owes_answer(self) -> bool:
         return self._answering is not None and not self._answering.response_complete
@@ -152,6 +164,7 @@ class _BoundedConnection(HttpToolsProtocol):
     def _linger(self) -> None:
         """The answer came before the request's end: let the client read it, then close. Closing
         with unread bytes resets the connection, and the answer is lost."""
+        self._stop_header_timer()
         self._unset_keepalive_if_required()
         self._discarding = True
         self.transport.write_eof()
@@ -180,25 +193,36 @@ class _BoundedConnection(HttpToolsProtocol):
         )
 
     def _refuse(self, error: APIError) -> None:
-        if self.transport.is_closing():
+        """Answer what the application is not to see the end of, and read no more."""
+        if self._is_over():
             return
-        if self._owes_answer():
-            self.transport.close()  # nothing may be written into the answer under way
-            return
+        cycle = self._answering
+        if cycle is not None and self._owes_answer():
+            if cycle is not self.cycle or cycle.response_started or not cycle.more_body:
+                self.transport.close()  # nothing may be written into the answer under way
+                return
+            cycle.scope["state"]["status"] = error.status
+            self._client_gone()
+        self._write_error(error)
+        self._linger()
+
+    def _write_error(self, error: APIError) -> None:
         body = error.body()
+        version, date = API_VERSION
         head = [STATUS_LINE[error.status]]
         head += [
             f"{name}: {value}\r\n".encode("latin-1")
             for name, value in {
                 **error.headers,
+                **refusal_headers(self.limits.cors, self.headers or ()),
                 "content-type": "application/json",
                 "content-length": str(len(body)),
                 "connection": "close",
                 "x-request-id": new_request_id(),
+                version.decode(): date.decode(),
             }.items()
         ]
         self.transport.write(b"".join([*head, b"\r\n", body]))
-        self.transport.close()
 
     def _start_header_timer(self) -> None:
         self._header_timer = self.loop.call_later(self.limits.header_timeout_s, self._headers_late)

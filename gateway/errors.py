@@ -21,6 +21,7 @@ import msgspec
 
 from engine.base import (
     ContextLengthError,
+    EngineBusyError,
     EngineDeadError,
     EngineError,
     InvalidPromptError,
@@ -140,9 +141,13 @@ def as_api_error(error: Exception) -> APIError:
     if isinstance(error, APIError):
         return error
     if isinstance(error, ContextLengthError):
-        return InvalidRequestError(str(error), code="context_length_exceeded", param=error.param)
+        known = InvalidRequestError(str(error), code="context_length_exceeded", param=error.param)
+        known.__cause__ = error  # whose numbers may be told in other words
+        return known
     if isinstance(error, InvalidPromptError):
         return InvalidRequestError(str(error), code="invalid_value", param=error.param)
+    if isinstance(error, EngineBusyError):
+        return OverloadedError(str(error), retry_after_s=error.retry_after_s)
     if isinstance(error, EngineDeadError):
         return UnavailableError(
             "The model's engine has stopped; the server needs a restart.",

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from starlette.types import Scope
+from starlette.types import Message, Scope
 
 _NAME = "gateway.exchange"
 Callback = Callable[[], None]
@@ -39,7 +39,7 @@ class Exchange:
         return not self._cycle.flow.write_paused
 
     def write(self, data: bytes) -> None:
-        """Write a chunk of an answer whose headers told no length, without waiting."""
+        """Write a piece of an answer whose headers told no length, without waiting."""
         if data and not self._cycle.disconnected:
             self._cork.write(b"%x\r\n%b\r\n" % (len(data), data))
 
@@ -86,6 +86,47 @@ class Exchange:
             self.on_writable()
 
 
+class _Bodiless(Exchange):
+    """Of a HEAD request, whose answer is its headers."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes) -> None:
+        pass
+
+
+class _Unchunked(Exchange):
+    """Of a request in HTTP/1.0, which has no chunks and no `100 Continue`: where no length is told,
+    the answer ends with its connection."""
+
+    __slots__ = ("_open_ended", "_send")
+
+    def __init__(self, cycle: Any) -> None:
+        super().__init__(cycle)
+        cycle.waiting_for_100_continue = False
+        self._open_ended = False
+        self._send = cycle.send
+        cycle.send = self._send_unchunked
+
+    def write(self, data: bytes) -> None:
+        if data and not self._cycle.disconnected:
+            self._cork.write(data)
+
+    def close(self) -> None:
+        super().close()
+        vars(self._cycle).pop("send", None)
+
+    async def _send_unchunked(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", ())}
+            if b"content-length" not in names:
+                self._open_ended, self._cycle.chunked_encoding = True, False
+        elif self._open_ended:
+            # uvicorn holds an answer to its length: let it be what is sent.
+            self._cycle.expected_content_length = len(message.get("body", b""))
+        await self._send(message)
+
+
 class Cork:
     """A transport that can hold back what is written. A write is a system call, which costs more
     than all that led to it."""
@@ -114,6 +155,13 @@ class Cork:
     def abort(self) -> None:
         self._held.clear()
         self._transport.abort()
+
+
+def begin(cycle: Any) -> Exchange:
+    """The exchange of uvicorn's `cycle`, as its request's method and version want it."""
+    if cycle.scope["method"] == "HEAD":
+        return _Bodiless(cycle)
+    return Exchange(cycle) if cycle.scope["http_version"] == "1.1" else _Unchunked(cycle)
 
 
 def of(scope: Scope) -> Exchange:

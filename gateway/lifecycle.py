@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from engine.base import Engine, EngineDeadError
+from engine.base import EngineDeadError
 from gateway.config import HealthConfig
-from gateway.errors import UnavailableError, draining
+from gateway.deployments import Deployments, Replica
+from gateway.errors import draining
 
-State = Literal["loading", "ready", "draining", "dead"]
-
-LOADING_RETRY_S = 5.0
+State = Literal["loading", "ready", "draining", "dead", "stalled"]
 
 
 class Lifecycle:
-    """Holds the engine once it is loaded, and answers whether it may be used."""
+    """Answers for all replicas together: ready is who has them all."""
 
-    def __init__(self, health: HealthConfig) -> None:
+    def __init__(self, health: HealthConfig, deployments: Deployments) -> None:
         self._stall_s = health.stall_s
-        self._engine: Engine | None = None
+        self._deployments = deployments
         self._draining = False
-
-    def loaded(self, engine: Engine) -> None:
-        self._engine = engine
 
     def begin_drain(self) -> None:
         self._draining = True
@@ -31,42 +27,34 @@ class Lifecycle:
     def draining(self) -> bool:
         return self._draining
 
-    @property
-    def engine_or_none(self) -> Engine | None:
-        """The engine whatever the state, for metrics and for closing."""
-        return self._engine
-
-    def engine(self) -> Engine:
-        """The engine, for new work. Raises UnavailableError (503) while loading or draining."""
+    def require_open(self) -> None:
+        """Raises UnavailableError (503) while draining."""
         if self._draining:
             raise draining()
-        if self._engine is None:
-            raise UnavailableError(
-                "The model is still loading.",
-                code="model_loading",
-                retry_after_s=LOADING_RETRY_S,
-            )
-        return self._engine
 
     async def alive(self) -> bool:
-        """False once the engine has died: only a restart helps."""
-        if self._engine is None:
-            return True
-        try:
-            await self._engine.check_health()
-        except EngineDeadError:
-            return False
-        return True
+        """False once an engine has died: only a restart helps."""
+        return "dead" not in (await self.states()).values()
+
+    async def states(self) -> dict[str, State]:
+        """Of each model, by its public name."""
+        return {replica.name: await self._state(replica) for replica in self._deployments.replicas}
 
     async def not_ready_because(self) -> str | None:
-        """None where requests will be served, else one word: why not."""
+        """None where every model can be asked, else one word: why not."""
         if self._draining:
             return "draining"
-        if self._engine is None:
+        states = (await self.states()).values()
+        return next((bad for bad in ("dead", "loading", "stalled") if bad in states), None)
+
+    async def _state(self, replica: Replica) -> State:
+        if replica.loaded is None:
             return "loading"
-        if not await self.alive():
+        try:
+            await replica.loaded.check_health()
+        except EngineDeadError:
             return "dead"
-        stats = self._engine.stats()
+        stats = replica.loaded.stats()
         if stats.running and (stats.seconds_since_step or 0.0) > self._stall_s:
             return "stalled"
-        return None
+        return "ready"

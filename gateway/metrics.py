@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -74,8 +74,8 @@ class Metrics:
             "Request received to last token",
         )
 
-    def watch_engine(self, stats: Callable[[], EngineStats | None]) -> None:
-        """Add gauges that read the engine when they are scraped."""
+    def watch_engines(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
+        """Add gauges that read the engines when they are scraped. `stats` are by model."""
         self.registry.register(_EngineGauges(stats))
 
     def exposition(self) -> bytes:
@@ -106,30 +106,22 @@ def _histogram(registry: CollectorRegistry, name: str, help_text: str) -> Histog
     return Histogram(name, help_text, buckets=_SECONDS, registry=registry)
 
 
+_ENGINE_GAUGES = (
+    ("gateway_engine_sequences_running", "Sequences in the running batch", "running"),
+    ("gateway_engine_sequences_waiting", "Sequences waiting", "waiting"),
+    ("gateway_kv_cache_usage_perc", "KV cache in use, 0..1", "kv_cache_usage"),
+    ("gateway_engine_tokens_per_second", "Recent generation", "tokens_per_second"),
+)
+
+
 class _EngineGauges(Collector):
-    def __init__(self, stats: Callable[[], EngineStats | None]) -> None:
+    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._stats()
-        if stats is None:
-            return
-        for name, help_text, value in (
-            (
-                "gateway_engine_sequences_running",
-                "Sequences in the running batch",
-                stats.running,
-            ),
-            ("gateway_engine_sequences_waiting", "Sequences waiting", stats.waiting),
-            (
-                "gateway_kv_cache_usage_perc",
-                "KV cache in use, 0..1",
-                stats.kv_cache_usage,
-            ),
-            (
-                "gateway_engine_tokens_per_second",
-                "Recent generation",
-                stats.tokens_per_second,
-            ),
-        ):
-            yield GaugeMetricFamily(name, help_text, value=float(value))
+        engines = self._stats()
+        for name, help_text, field in _ENGINE_GAUGES:
+            family = GaugeMetricFamily(name, help_text, labels=("model_name",))
+            for model, stats in engines.items():
+                family.add_metric((model,), float(getattr(stats, field)))
+            yield family

@@ -13,13 +13,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from msgspec import structs
 
 from engine.base import (
-    ChatMessage,
     ContextLengthError,
     Engine,
     EngineError,
@@ -27,15 +26,17 @@ from engine.base import (
     InvalidPromptError,
     Prompt,
     SamplingOptions,
+    Source,
+    Structure,
     Submission,
     TokenDelta,
 )
 from engine.checks import completion_room
 from gateway.admission import Admission, Permit
+from gateway.deployments import Deployment
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 
-Source = Sequence[ChatMessage] | str | Sequence[int]
 Cause = Literal["disconnect", "shutdown"]
 
 
@@ -43,14 +44,28 @@ Cause = Literal["disconnect", "shutdown"]
 class Call:
     """A validated request: `sources` are each completed `sampling.n` times.
 
-    `param` is the request field the prompts came from, for errors.
+    `param` is the request field the prompts came from, for errors. `loose` takes the place of
+    `sampling.structure` where no grammar can be made of that. `with_text`: prompts given as token
+    ids are needed as text, too. `clipped`: `sampling.max_tokens` may be more than the context
+    holds, whose end is the completion's then.
     """
 
     request_id: str
+    deployment: Deployment
     sources: Sequence[Source]
     sampling: SamplingOptions
     param: str
     arrived: float
+    loose: Structure | None = None
+    with_text: bool = False
+    clipped: bool = False
+
+    def limit(self, prompt: Prompt, max_model_len: int) -> int | None:
+        """How many tokens a completion of `prompt` may have; None: what the context holds."""
+        wanted = self.sampling.max_tokens
+        if self.clipped and wanted is not None and wanted > max_model_len - len(prompt.token_ids):
+            return None
+        return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +111,10 @@ class Pipeline:
 
         Raises APIError where the call is not admitted.
         """
-        engine = self._lifecycle.engine()
+        self._lifecycle.require_open()
+        engine = call.deployment.engine()
         permit = self._admission.acquire()
+        call.deployment.enter()
         generation = Generation(engine, call, permit, self._metrics, self._live)
         self._live.add(generation)
         return generation
@@ -129,6 +146,7 @@ class Generation:
         self._permit = permit
         self._metrics = metrics
         self._live = live
+        self.prompts: list[Prompt] = []
         self._parts: list[Submission] = []
         self._unfinished = len(call.sources)
         self._prompt_tokens = 0
@@ -157,7 +175,10 @@ class Generation:
         refuses or fails, InterruptedCallError.
         """
         call = self._call
-        prompts = []
+        sampling = call.sampling
+        if sampling.structure is not None:
+            sampling = replace(sampling, structure=await self._grammar(sampling.structure))
+        self.prompts = prompts = []
         for source in call.sources:
             prompts.append(await _render(self._engine, source, call))
             if self._error is not None:
@@ -166,10 +187,25 @@ class Generation:
         for part, prompt in enumerate(prompts):
             several = len(prompts) > 1
             request_id = f"{call.request_id}-{part}" if several else call.request_id
-            request = GenerateRequest(request_id, prompt, call.sampling)
+            adapter = call.deployment.adapter
+            limit = call.limit(prompt, self._engine.info.max_model_len)
+            if limit != sampling.max_tokens:
+                sampling = replace(sampling, max_tokens=limit)
+            request = GenerateRequest(request_id, prompt, sampling, adapter)
             self._parts.append(self._engine.submit(request, self))
         while self._first_at is None:
             await self._news()
+
+    async def _grammar(self, structure: Structure) -> Structure | None:
+        """What the completion is held to. Raises InvalidPromptError where nothing will do."""
+        try:
+            await self._engine.check_structure(structure)
+        except InvalidPromptError:
+            if self._call.loose is None:
+                raise
+            await self._engine.check_structure(self._call.loose)
+            return self._call.loose
+        return structure
 
     async def end(self) -> None:
         """Return once every choice has finished. Raises EngineError, InterruptedCallError."""
@@ -212,6 +248,7 @@ class Generation:
             self.take()  # for its tokens, which were generated whoever reads them
         finally:
             self._permit.release()
+            self._call.deployment.leave()
             self._settle()
             # What refers back to this would keep it, and all it has, until the next collection.
             self._parts, self._error, self.outlet = [], None, None
@@ -284,7 +321,9 @@ async def _render(engine: Engine, source: Source, call: Call) -> Prompt:
     limit = engine.info.max_model_len
     try:
         prompt = await engine.render(source)
-        completion_room(len(prompt.token_ids), call.sampling.max_tokens, limit)
+        if call.with_text and prompt.text is None:
+            prompt = replace(prompt, text=await engine.detokenize(prompt.token_ids))
+        completion_room(len(prompt.token_ids), call.limit(prompt, limit), limit)
     except ContextLengthError as error:
         error.param = error.param or call.param
         raise

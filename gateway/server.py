@@ -16,28 +16,32 @@ import psutil
 import uvicorn
 import uvloop
 
-from engine.base import Engine, EngineError, StartPhase
+from engine.base import EngineError, LoadedModel, StartPhase
 from engine.config import EngineConfig
+from gateway.adapters import load_configured
 from gateway.app import Report, build_app, start_engine
 from gateway.config import ConfigError, GatewayConfig, ServerConfig
 from gateway.connection import bounded_protocol
+from gateway.deployments import Replica
 from gateway.services import Services
 
 logger = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_FAILED, EXIT_KILLED = 0, 1, 130
+EXIT_OK, EXIT_FAILED, EXIT_DEAD, EXIT_KILLED = 0, 1, 3, 130
 _GC_THRESHOLDS = 20_000, 20, 50
 _INTERRUPTED_S = 5.0
 _CLOSE_CONNECTIONS_S = 5
+_CHECK_ENGINES_S = 1.0
 
-StartEngine = Callable[[EngineConfig, Report | None], Awaitable[Engine]]
+StartEngine = Callable[[EngineConfig, Report | None, str], Awaitable[LoadedModel]]
 
 
 def serve(config: GatewayConfig) -> int:
     """Serve until a signal or a fatal failure; returns the process's exit code.
 
-    0 after SIGTERM or SIGINT, 1 where the engine can't start or the address can't be bound. A
-    second signal kills the engine and the process at once, with exit code 130.
+    0 after SIGTERM or SIGINT, 1 where the engine can't start or the address can't be bound, 3 once
+    no engine is alive any more. A second signal kills the engine and the process at once, with
+    exit code 130.
     """
     try:
         serving = Serving(config)
@@ -88,7 +92,7 @@ class Serving:
         return len(self._server.server_state.connections)
 
     async def ready(self) -> None:
-        """Return once the engine is loaded; never where it can't be."""
+        """Return once every engine is loaded; never where one can't be."""
         await self._loaded.wait()
 
     def stop(self) -> None:
@@ -99,39 +103,63 @@ class Serving:
         """Serve until `stop`; returns the exit code."""
         server = self._server
         with self._signals():
+            await self.services.store.start()
             accepting = asyncio.create_task(server.serve([self._socket]))
             loading = asyncio.create_task(self._load())
             await self._stop.wait()
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
             await self._drain()
+            await self.services.background.close()
             for task in list(server.server_state.tasks):
                 task.cancel()  # uploads that hold no permit, clients that don't read
             server.should_exit = True
             await accepting
-            engine = self.services.lifecycle.engine_or_none
-            if engine is not None:
-                await engine.close()
+            replicas = self.services.deployments.replicas
+            loaded = [replica.loaded for replica in replicas if replica.loaded is not None]
+            await asyncio.gather(*(model.close() for model in loaded))
+            await self.services.store.close()
         logger.info("stopped")
         return self._exit_code
 
     async def _load(self) -> None:
+        """Load one model after the other: vLLM measures the free memory while it loads."""
         address = f"http://{self._config.server.host}:{self.port}"
-        logger.info("listening on %s, loading %s", address, self._config.engine.model)
+        for replica in self.services.deployments.replicas:
+            config = replica.config.engine_to_start
+            logger.info("listening on %s, loading %s", address, config.model)
+            try:
+                await self._load_one(replica, config)
+            except Exception as error:
+                if isinstance(error, EngineError):
+                    logger.error("the engine of %s could not start: %s", replica.name, error)
+                else:
+                    logger.exception("the engine of %s could not start", replica.name)
+                self._exit_code = EXIT_FAILED
+                self._stop.set()
+                return
+            logger.info("ready: %s at %s/v1", replica.name, address)
+        self._loaded.set()
+        if self._config.health.exit_when_dead:
+            await self._end_when_dead()
+
+    async def _load_one(self, replica: Replica, config: EngineConfig) -> None:
+        """Raises EngineStartError."""
+        model = await self._start(config, _report, replica.name)
         try:
-            engine = await self._start(self._config.engine, _report)
-        except EngineError as error:
-            logger.error("the engine could not start: %s", error)
-            self._exit_code = EXIT_FAILED
-            self._stop.set()
-        except Exception:
-            logger.exception("the engine could not start")
-            self._exit_code = EXIT_FAILED
-            self._stop.set()
-        else:
-            self.services.lifecycle.loaded(engine)
-            self._loaded.set()
-            logger.info("ready: %s at %s/v1", self._config.public_name, address)
+            await load_configured(replica.config, model)
+        finally:
+            replica.loaded = model  # whatever happens: it has to be closed
+
+    async def _end_when_dead(self) -> None:
+        """Stop once no engine is alive: only a new start helps, and who started this one is told
+        so by its exit code."""
+        lifecycle = self.services.lifecycle
+        while set((await lifecycle.states()).values()) != {"dead"}:  # noqa: ASYNC110 - no event says
+            await asyncio.sleep(_CHECK_ENGINES_S)
+        logger.error("no engine is alive any more: ending")
+        self._exit_code = EXIT_DEAD
+        self._stop.set()
 
     async def _drain(self) -> None:
         """Take nothing new; let what runs finish within the grace period, then interrupt it."""
@@ -143,6 +171,7 @@ class Serving:
         except TimeoutError:
             logger.warning("grace period over: interrupting %d requests", admission.inside)
             self.services.pipeline.interrupt_all()
+            self.services.poolings.interrupt_all()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(admission.idle(), _INTERRUPTED_S)
 

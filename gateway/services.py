@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
 
@@ -15,15 +14,20 @@ from fastapi import Depends, Request
 
 from engine.base import EngineInfo
 from gateway import exchange
+from gateway.adapters import Adapters
 from gateway.admission import Admission
 from gateway.auth import Authenticator, Principal
 from gateway.config import GatewayConfig
-from gateway.errors import InvalidRequestError, NotFoundError
+from gateway.deployments import Deployments
+from gateway.errors import InvalidRequestError
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
+from gateway.poolings import Poolings
 from gateway.protocol.parse import Wire, parse
+from gateway.responses.background import BackgroundResponses
 from gateway.sse import Reply
+from gateway.store.state import Store
 
 
 @dataclass(frozen=True)
@@ -31,23 +35,18 @@ class Services:
     """The rooms of one running gateway."""
 
     config: GatewayConfig
+    deployments: Deployments
+    adapters: Adapters
     lifecycle: Lifecycle
     authenticator: Authenticator
+    administrators: Authenticator
     admission: Admission
     pipeline: Pipeline
+    poolings: Poolings
     reply: Reply
+    background: BackgroundResponses
     metrics: Metrics
-    started: int = field(default_factory=lambda: int(time.time()))
-
-    def require_model(self, name: str) -> None:
-        """Raises NotFoundError (404) where `name` isn't what this server serves."""
-        if name != self.config.public_name:
-            raise NotFoundError(
-                f"The model `{name[:128]}` does not exist or you do not have access to it. "
-                f"This server has `{self.config.public_name}`.",
-                code="model_not_found",
-                param="model",
-            )
+    store: Store
 
 
 async def services(request: Request) -> Services:
@@ -65,7 +64,9 @@ async def principal(request: Request, room: ServicesDep) -> Principal:
 
 def identify(request: Request, room: Services) -> Principal:
     """Who is calling. Raises AuthenticationError (401)."""
-    who = room.authenticator.authenticate(request.headers.get("authorization"))
+    who = room.authenticator.authenticate(
+        request.headers.get("authorization"), request.headers.get("x-api-key")
+    )
     request.scope["state"]["principal"] = who.name
     return who
 
@@ -118,15 +119,17 @@ def _too_large(limit: int) -> InvalidRequestError:
 
 async def read_json(request: Request, room: Services, model: type[Wire]) -> Wire:
     """Read and validate a JSON body. Raises InvalidRequestError."""
-    return parse(model, await read_body(request, room.config))
+    body = await read_body(request, room.config)
+    return parse(model, body, ignore_unknown=room.config.server.unknown_fields == "ignore")
 
 
 def new_id(prefix: str) -> str:
-    """An unguessable id, `chatcmpl-…` style."""
-    return f"{prefix}-{secrets.token_hex(16)}"
+    """An unguessable id: `chatcmpl-…`, or `msg_…` where the prefix has a joint of its own."""
+    joint = "" if prefix.endswith("_") else "-"
+    return f"{prefix}{joint}{secrets.token_hex(16)}"
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=64)
 def fingerprint(info: EngineInfo) -> str:
     """`system_fingerprint`: changes when what answers changes, so that `seed` can be judged."""
     return "fp_" + hashlib.sha256(msgspec.json.encode(info)).hexdigest()[:12]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from starlette.types import Send
 
@@ -22,12 +24,15 @@ logger = logging.getLogger(__name__)
 
 LAST_WORD_S = 1.0
 MAX_PAUSE_S = 0.05
-DONE = b"data: [DONE]\n\n"
-_STREAM_HEADERS = [
+STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+Keep: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Keeps the JSON of a whole answer."""
 
 
 class Outbox:
@@ -105,16 +110,19 @@ class EventStream:
                 logger.exception("a stream's tokens could not be told")
                 self._generation.failed(EngineGenerateError("The answer could not be decoded."))
 
-    def end(self, *, with_usage: bool) -> None:
-        """Write the rest, the usage if asked for, and the end mark."""
+    async def end(self, keep: Keep | None) -> None:
+        """Have the answer kept, if it is to be, and write its rest and its end."""
+        self._open = False
         events = self._events()
-        if with_usage:
-            events += b"data: %b\n\n" % self._answer.usage_chunk(self._generation.usage)
-        self._last(events + DONE)
+        usage = self._generation.usage
+        record = self._answer.record(usage) if keep is not None else None
+        if keep is not None and record is not None:
+            await keep(record)
+        self._last(events + self._answer.finished(usage))
 
     def fail(self, error: APIError) -> None:
-        """Write the rest and the error; the stream ends without its end mark."""
-        self._last(self._events() + b"data: %b\n\n" % error.body())
+        """Write the rest and the error."""
+        self._last(self._events() + self._answer.failed(error))
 
     def _last(self, events: bytes) -> None:
         self._open = False
@@ -133,7 +141,8 @@ class Reply:
     """Runs calls and writes their answers.
 
     Before the first byte an error is raised, for the application's error map; after it, an error
-    is an event of its own and the stream ends without `[DONE]`.
+    is an event of its own and the stream ends without its end mark. `keep` is given an answer that
+    is whole, before its client has it all.
     """
 
     def __init__(self, pipeline: Pipeline, metrics: Metrics, *, write_share: float) -> None:
@@ -141,15 +150,26 @@ class Reply:
         self._metrics = metrics
         self._outbox = Outbox(write_share)
 
-    async def whole(self, call: Call, answer: Answer, exchange: Exchange, send: Send) -> None:
+    async def whole(
+        self,
+        call: Call,
+        answer: Answer,
+        exchange: Exchange,
+        send: Send,
+        *,
+        keep: Keep | None = None,
+    ) -> None:
         """Answer with one JSON object. Raises APIError, EngineError."""
         generation = self._pipeline.admit(call)
         exchange.watch(lambda: generation.interrupt("disconnect"))
         try:
             await generation.begin()
+            answer.begin(generation.prompts)
             await generation.end()
             choices = {delta.index: delta for delta in generation.take()}
             body = answer.whole([choices[index] for index in sorted(choices)], generation.usage)
+            if keep is not None:
+                await keep(body)
         except Exception as error:
             known = self._known(error)
             if known is None:
@@ -165,7 +185,13 @@ class Reply:
         exchange.release()
 
     async def stream(
-        self, call: Call, answer: Answer, exchange: Exchange, send: Send, *, include_usage: bool
+        self,
+        call: Call,
+        answer: Answer,
+        exchange: Exchange,
+        send: Send,
+        *,
+        keep: Keep | None = None,
     ) -> None:
         """Answer with server-sent events. Raises APIError, EngineError before the first one."""
         generation = self._pipeline.admit(call)
@@ -174,16 +200,17 @@ class Reply:
         started = False
         try:
             await generation.begin()
+            answer.begin(generation.prompts)
             started = True
             exchange.hold()
-            await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+            await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
             if not generation.complete:
                 outlet.open()
                 exchange.release()
             await generation.end()
             await exchange.drained()
             exchange.hold()
-            outlet.end(with_usage=include_usage)
+            await outlet.end(keep)
         except Exception as error:
             known = self._known(error)
             if known is None:

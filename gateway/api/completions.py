@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.answers import TextAnswer
-from gateway.api.generation import GenerationEndpoint, Task
+from functools import partial
+
+from gateway.answers.text import TextAnswer, TextForm
+from gateway.api.generation import Context, GenerationEndpoint, Task
+from gateway.api.schemas import documented
 from gateway.protocol.completions import CompletionRequest
 from gateway.services import Services
 
@@ -16,8 +19,28 @@ def endpoint(room: Services) -> GenerationEndpoint[CompletionRequest]:
         id_prefix="cmpl",
         task=_task,
         summary="Continue one or more prompts, whole or as a stream.",
+        documentation=documented(
+            CompletionRequest,
+            answer="gateway.protocol.answers:TextCompletion",
+            event="gateway.protocol.answers:TextCompletion",
+            example={"model": "", "prompt": "The capital of Japan is", "max_tokens": 8},
+        ),
     )
 
 
-def _task(body: CompletionRequest) -> Task:
-    return Task(body.prompts(), "prompt", body.token_limit(), TextAnswer)
+def _task(body: CompletionRequest, _context: Context) -> Task:
+    form = TextForm(
+        echo=bool(body.echo),
+        logprobs=body.logprobs is not None,
+        prompt_only=body.prompt_only,
+        n=body.told,
+        best_of=body.made,
+    )
+    return Task(
+        body.prompts(),
+        "prompt",
+        body.options(),
+        partial(TextAnswer, form=form),
+        include_usage=body.include_usage,
+        with_text=form.echo or form.logprobs,
+    )

@@ -4,37 +4,58 @@ such a request's cost."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from starlette.types import Receive, Scope, Send
 
+from engine.base import Engine, SamplingOptions, Source, Structure
 from gateway import exchange
 from gateway.answers import Answer, Heading
-from gateway.pipeline import Call, Source
-from gateway.protocol.sampling import SamplingFields
+from gateway.api.schemas import documented
+from gateway.pipeline import Call
+from gateway.protocol.generation import GenerationBody
 from gateway.services import Services, fingerprint, identify, new_id, read_json
+from gateway.sse import Keep
 
-Body = TypeVar("Body", bound=SamplingFields)
+Body = TypeVar("Body", bound=GenerationBody)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a request meets: the engine that will answer it, and whose it is."""
+
+    engine: Engine
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an endpoint makes of a body: `sources` are completed, `param` names them in errors."""
+    """What an endpoint makes of a body: `sources` are completed, `param` names them in errors.
+
+    `loose`, `with_text` and `clipped` are the call's. `more` are fields that every chunk and answer
+    repeats. `keep` is given the whole answer before its client has it.
+    """
 
     sources: Sequence[Source]
     param: str
-    max_tokens: int | None
+    sampling: SamplingOptions
     answer: Callable[[Heading], Answer]
+    include_usage: bool = False
+    loose: Structure | None = None
+    with_text: bool = False
+    clipped: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+    keep: Keep | None = None
 
 
 class GenerationEndpoint(Generic[Body]):
     """The ASGI application of `POST path` with a body of type `model`; `task` says what is to be
     done with one. Raises APIError, EngineError before its first byte.
 
-    `model` and `summary` are for `/openapi.json`.
+    `model`, `summary` and `documentation` (of `documented`) are for `/openapi.json`.
     """
 
     def __init__(
@@ -44,38 +65,44 @@ class GenerationEndpoint(Generic[Body]):
         *,
         model: type[Body],
         id_prefix: str,
-        task: Callable[[Body], Task],
+        task: Callable[[Body, Context], Task],
         summary: str,
+        documentation: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
         self.model = model
         self.summary = summary
+        self.documentation = documentation or documented(model)
         self._room = room
         self._id_prefix = id_prefix
         self._task = task
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, room = Request(scope, receive), self._room
-        identify(request, room)
+        who = identify(request, room)
         body = await read_json(request, room, self.model)
-        room.require_model(body.model)
-        task = self._task(body)
+        deployment = room.deployments.resolve(body.model)
+        engine = deployment.engine()
+        task = self._task(body, Context(engine, who.name))
         answer_id = new_id(self._id_prefix)
         heading = Heading(
             id=answer_id,
-            model=room.config.public_name,
-            fingerprint=fingerprint(room.lifecycle.engine().info),
-            include_usage=body.include_usage,
+            model=deployment.name,
+            fingerprint=fingerprint(engine.info),
+            include_usage=task.include_usage,
+            more=task.more,
         )
         call = Call(
             request_id=answer_id,
+            deployment=deployment,
             sources=task.sources,
-            sampling=body.sampling(max_tokens=task.max_tokens),
+            sampling=task.sampling,
             param=task.param,
             arrived=scope["state"].get("arrived", time.perf_counter()),
+            loose=task.loose,
+            with_text=task.with_text,
+            clipped=task.clipped,
         )
         answer, where = task.answer(heading), exchange.of(scope)
-        if body.stream:
-            await room.reply.stream(call, answer, where, send, include_usage=body.include_usage)
-        else:
-            await room.reply.whole(call, answer, where, send)
+        reply = room.reply.stream if body.stream else room.reply.whole
+        await reply(call, answer, where, send, keep=task.keep)

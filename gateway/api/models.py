@@ -6,28 +6,29 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from gateway.services import PrincipalDep, Services, ServicesDep
+from gateway.api.schemas import documented
+from gateway.deployments import Deployment
+from gateway.services import PrincipalDep, ServicesDep
 
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", openapi_extra=documented(answer="openai.types:Model", listed=True))
 async def list_models(room: ServicesDep, _caller: PrincipalDep) -> dict[str, Any]:
-    """Every model this server has."""
-    return {"object": "list", "data": [_model(room)]}
+    """Every model and adapter this server has, each by its own name; aliases are not listed."""
+    return {"object": "list", "data": [_model(deployment) for deployment in room.deployments]}
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", openapi_extra=documented(answer="openai.types:Model"))
 async def retrieve_model(model: str, room: ServicesDep, _caller: PrincipalDep) -> dict[str, Any]:
-    """One model; names may hold slashes. 404 for one that isn't served."""
-    room.require_model(model)
-    return _model(room)
+    """One model, also by an alias; names may hold slashes. 404 for one that isn't served."""
+    return _model(room.deployments.resolve(model))
 
 
-def _model(room: Services) -> dict[str, Any]:
+def _model(deployment: Deployment) -> dict[str, Any]:
     return {
-        "id": room.config.public_name,
+        "id": deployment.name,
         "object": "model",
-        "created": room.started,
-        "owned_by": "gateway",
+        "created": deployment.created,
+        "owned_by": deployment.owned_by,
     }

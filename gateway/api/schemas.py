@@ -1,57 +1,55 @@
-"""/openapi.json: the routes read and validate bodies themselves, after the caller is known, so
-their schemas are added here."""
+"""What a route tells of itself for `/openapi.json`, beyond its path and parameters.
+
+Bodies are read and answers written without the framework's help, so it can't know them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
+FACTS: Final = "x-gateway"
+"""Where an operation of the document has them, until it is complete."""
 
-from gateway.api.generation import GenerationEndpoint
-from gateway.protocol.chat import ChatCompletionRequest
-from gateway.protocol.completions import CompletionRequest
-from gateway.protocol.parse import WireModel
-from gateway.protocol.tokens import DetokenizeRequest, TokenizeRequest
-
-_REFERENCE = "#/components/schemas/{model}"
-_BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+Model: TypeAlias = type | str
+"""A type that pydantic knows, or where to find it: `openai.types:Completion`."""
 
 
-def documented(model: type[WireModel]) -> dict[str, Any]:
-    """The `openapi_extra` of a route that takes `model`."""
-    schema = {"$ref": _REFERENCE.format(model=model.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+def documented(
+    body: Model | None = None,
+    *,
+    answer: Model | None = None,
+    event: Model | None = None,
+    example: Mapping[str, Any] | None = None,
+    listed: bool = False,
+    media_type: str = "application/json",
+    others: Mapping[int, Model] | None = None,
+    error: Model | None = None,
+    keyless: bool = False,
+) -> dict[str, Any]:
+    """The `openapi_extra` of a route that takes `body`, of which `example` is one, and gives
+    `answer`, or a page of them where it is `listed`.
 
-
-def _operation(endpoint: GenerationEndpoint[Any]) -> dict[str, Any]:
-    """A stream's events are no one JSON object: so the answer is described by its media types."""
-    media: dict[str, Any] = {
-        "application/json": {"schema": {}},
-        "text/event-stream": {"schema": {}},
+    `event` is the data of a stream's events. `others` are answers by status that are no error
+    objects, `error` is the error object where it isn't OpenAI's. `keyless`: it is answered whoever
+    asks. Models of answers are best given by name: they are for this document only, and OpenAI's
+    own take a second to import.
+    """
+    facts = {
+        "body": _name(body),
+        "answer": _name(answer),
+        "event": _name(event),
+        "example": dict(example) if example is not None else None,
+        "listed": listed,
+        "media_type": media_type,
+        "others": {str(status): _name(model) for status, model in (others or {}).items()},
+        "error": _name(error),
+        "keyless": keyless,
     }
-    return {
-        "summary": endpoint.summary,
-        "operationId": endpoint.path.removeprefix("/").replace("/", "_"),
-        "responses": {"200": {"description": "Successful Response", "content": media}},
-        **documented(endpoint.model),
-    }
+    return {FACTS: {name: fact for name, fact in facts.items() if fact}}
 
 
-def openapi(app: FastAPI, endpoints: Sequence[GenerationEndpoint[Any]]) -> dict[str, Any]:
-    """The whole document, request bodies and bearer keys included."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        _, bodies = models_json_schema(
-            [(model, "validation") for model in _BODIES], ref_template=_REFERENCE
-        )
-        for endpoint in endpoints:
-            document["paths"][endpoint.path] = {"post": _operation(endpoint)}
-        components = document.setdefault("components", {})
-        components.setdefault("schemas", {}).update(bodies["$defs"])
-        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"bearer": []}]
-        app.openapi_schema = document
-    return app.openapi_schema
+def _name(model: Model | None) -> str | None:
+    if model is None or isinstance(model, str):
+        return model
+    return f"{model.__module__}:{model.__qualname__}"

@@ -14,27 +14,43 @@ from gateway.commands import Exit, SetOption, fail, read_config
 if TYPE_CHECKING:
     from engine.config import EngineConfig
     from engine.models import CheckpointFacts, Hardware, MemoryPlan
-    from gateway.config import GatewayConfig
+    from gateway.config import GatewayConfig, ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """A valid configuration and all that is known of it without starting anything.
+class ModelFindings:
+    """What is known of one model.
 
     `unknown` says why no memory plan could be made; None where there is one or none was asked for.
     """
 
-    config: GatewayConfig
+    model: ModelConfig
     origin: str
     facts: CheckpointFacts | None
     plan: MemoryPlan | None
     unknown: str | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits where it has the machine to itself; None where it can't be told."""
+        return self.plan.fits if self.plan else None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """A valid configuration and all that is known of it without starting anything."""
+
+    config: GatewayConfig
+    models: tuple[ModelFindings, ...]
     warnings: tuple[str, ...]
 
     @property
     def fits(self) -> bool | None:
-        """None where it can't be told."""
-        return self.plan.fits if self.plan else None
+        """False where a model that generates doesn't even fit alone; None where that can't be
+        told. One that embeds needs next to nothing beside its weights."""
+        generating = [found for found in self.models if found.model.engine.runner == "generate"]
+        fits = [found.fits for found in generating] or [None]
+        return False if False in fits else None if None in fits else True
 
 
 def check(
@@ -75,14 +91,18 @@ def check(
 
 def examine(config: GatewayConfig) -> Findings:
     """Raises ModelError for a local model that is not there or can't be read."""
-    engine = config.engine
+    models = tuple(_examine_model(model, config.hardware) for model in config.served)
+    return Findings(config, models, tuple(_warnings(config)))
+
+
+def _examine_model(model: ModelConfig, hardware: Hardware | None) -> ModelFindings:
+    engine = model.engine
     facts, plan, unknown = None, None, None
     if engine.kind == "vllm":
         facts, unknown = _facts(engine)
-    if facts is not None and config.hardware is not None:
-        plan, unknown = _plan(facts, config.engine, config.hardware)
-    warnings = tuple(_warnings(config))
-    return Findings(config, _origin(engine, facts), facts, plan, unknown, warnings)
+    if facts is not None and engine.runner == "generate" and hardware is not None:
+        plan, unknown = _plan(facts, engine, hardware)
+    return ModelFindings(model, _origin(engine, facts), facts, plan, unknown)
 
 
 def _facts(engine: EngineConfig) -> tuple[CheckpointFacts | None, str | None]:
@@ -130,7 +150,7 @@ def _origin(engine: EngineConfig, facts: CheckpointFacts | None) -> str:
 
 def _warnings(config: GatewayConfig) -> list[str]:
     from gateway.auth import Authenticator
-    from gateway.config import ConfigError
+    from gateway.config import AuthConfig, ConfigError
 
     found = []
     loopback = config.server.host in ("localhost", "::1") or config.server.host.startswith("127.")
@@ -138,6 +158,7 @@ def _warnings(config: GatewayConfig) -> list[str]:
         found.append(f"server.host is {config.server.host} and no API key is asked for")
     try:
         Authenticator(config.auth)
+        Authenticator(AuthConfig(api_keys=config.auth.admin_keys))
     except ConfigError as error:
         found.append(str(error))
     return found
@@ -146,12 +167,15 @@ def _warnings(config: GatewayConfig) -> list[str]:
 def as_text(findings: Findings) -> str:
     """Sections of labels and values."""
     config = findings.config
-    sections = {
-        "Model": _model_rows(findings),
-        "Engine": list(settings(config.engine).items()),
-        "Server": [("address", _address(config)), ("callers", _callers(config))],
-        "Memory": findings.plan.rows() if findings.plan else [("not reckoned", _why(findings))],
-    }
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for found in findings.models:
+        name = f" of {found.model.public_name}" if len(findings.models) > 1 else ""
+        sections[f"Model{name}"] = _model_rows(found)
+        sections[f"Engine{name}"] = list(settings(found.model.engine).items())
+        sections[f"Memory{name}"] = (
+            found.plan.rows() if found.plan else [("not reckoned", _why(found))]
+        )
+    sections["Server"] = [("address", _address(config)), ("callers", _callers(config))]
     width = max(len(label) for rows in sections.values() for label, _ in rows)
     lines = []
     for title, rows in sections.items():
@@ -162,18 +186,28 @@ def as_text(findings: Findings) -> str:
 
 
 def as_record(findings: Findings) -> dict[str, Any]:
-    """The findings for machines; sizes in bytes, null where unknown."""
-    config, plan = findings.config, findings.plan
+    """The findings for machines; sizes in bytes, null where unknown. What stands outside `models`
+    is the first one's."""
+    config = findings.config
+    models = [_model_record(found) for found in findings.models]
     return {
         "valid": True,
         "fits": findings.fits,
-        "model": dict(_model_rows(findings)),
-        "engine": settings(config.engine),
+        **models[0],
+        "models": models,
         "address": _address(config),
         "api_keys": [key.name for key in config.auth.api_keys],
-        "memory": {**asdict(plan), "fits": plan.fits} if plan else None,
-        "memory_unknown": None if plan else _why(findings),
         "warnings": list(findings.warnings),
+    }
+
+
+def _model_record(found: ModelFindings) -> dict[str, Any]:
+    plan = found.plan
+    return {
+        "model": dict(_model_rows(found)),
+        "engine": settings(found.model.engine),
+        "memory": {**asdict(plan), "fits": plan.fits} if plan else None,
+        "memory_unknown": None if plan else _why(found),
     }
 
 
@@ -188,6 +222,7 @@ def settings(engine: EngineConfig) -> dict[str, str]:
     parallel = engine.parallel
     split = f"tensor {parallel.tensor}, pipeline {parallel.pipeline}, data {parallel.data}"
     return {
+        "runner": engine.runner,
         "dtype": engine.dtype,
         "quantization": engine.quantization or "as the checkpoint",
         "context": _tokens(engine.max_model_len, "as the checkpoint"),
@@ -203,10 +238,13 @@ def settings(engine: EngineConfig) -> dict[str, str]:
     }
 
 
-def _model_rows(findings: Findings) -> list[tuple[str, str]]:
-    config, facts = findings.config, findings.facts
-    rows = [("name", config.public_name), ("checkpoint", config.engine.model)]
-    rows.append(("from", findings.origin))
+def _model_rows(found: ModelFindings) -> list[tuple[str, str]]:
+    model, facts = found.model, found.facts
+    rows = [("name", model.public_name), ("checkpoint", model.engine.model)]
+    if model.aliases:
+        rows.append(("aliases", ", ".join(model.aliases)))
+    rows.append(("from", found.origin))
+    rows += [(f"adapter {adapter.name}", adapter.path) for adapter in model.adapters]
     if facts is not None:
         method = f", {facts.quantization.method}" if facts.quantization else ""
         rows.append(("architecture", f"{facts.architecture}, {facts.dtype}{method}"))
@@ -214,11 +252,13 @@ def _model_rows(findings: Findings) -> list[tuple[str, str]]:
     return rows
 
 
-def _why(findings: Findings) -> str:
-    if findings.unknown is not None:
-        return findings.unknown
-    if findings.config.engine.kind == "simulated":
+def _why(found: ModelFindings) -> str:
+    if found.unknown is not None:
+        return found.unknown
+    if found.model.engine.kind == "simulated":
         return "a simulated engine needs none"
+    if found.model.engine.runner == "pooling":
+        return "a model that embeds keeps nothing between requests"
     return "the configuration names no hardware"
 
 

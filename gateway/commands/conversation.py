@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from engine import base
 from engine.base import (
     ChatMessage,
     ContextLengthError,
@@ -194,7 +195,7 @@ class EngineModel:
         """See `Model.answer`. Prompt tokens are known from the first piece on."""
         completion_tokens = 0
         try:
-            prompt = await self.engine.render(messages)
+            prompt = await self.engine.render(base.Conversation(messages))
             prompt_tokens = len(prompt.token_ids)
             yield Piece(prompt_tokens=prompt_tokens, completion_tokens=0)
             sampling = SamplingOptions(

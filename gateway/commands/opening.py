@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
+from typing import cast
 
 from engine.base import ChatMessage, Engine, EngineStartError
 from engine.config import EngineConfig
@@ -27,13 +28,16 @@ async def load(screen: Screen, config: GatewayConfig, *, verbose: bool) -> Model
     """The configured model, loaded and warmed up in this process. Raises AnswerError."""
     started = time.perf_counter()
     held: HeldOutput | None = None
+    chosen = next((m for m in config.served if m.engine.runner == "generate"), None)
+    if chosen is None:
+        raise AnswerError("the configuration has no model that generates text", fatal=True)
     try:
-        settings = _at_hand(config.engine)
+        settings = _at_hand(chosen.engine)
         with ExitStack() as stack:
             if not verbose:
                 held = stack.enter_context(descriptors_held())
-            report = stack.enter_context(screen.starting(config.public_name))
-            engine = await start_engine(settings, report)
+            report = stack.enter_context(screen.starting(chosen.public_name))
+            engine = cast(Engine, await start_engine(settings, report))
     except EngineStartError as error:
         raise AnswerError(_with_log(str(error), held), fatal=True) from error
     except BaseException:
@@ -41,7 +45,7 @@ async def load(screen: Screen, config: GatewayConfig, *, verbose: bool) -> Model
             held.discard()
         raise
     seconds = time.perf_counter() - started
-    screen.note(ready_line(engine.info, config.public_name, engine.start_phases, seconds))
+    screen.note(ready_line(engine.info, chosen.public_name, engine.start_phases, seconds))
     return LoadedModel(engine, held)
 
 

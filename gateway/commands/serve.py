@@ -52,7 +52,7 @@ def serve(
       GATEWAY_SERVER__PORT=8100 gateway serve --set engine.max_num_seqs=64
 
     [b]Exit codes[/b]  0 stopped cleanly · 1 could not start ·
-    2 wrong usage or configuration · 130 stopped by a second signal
+    2 wrong usage or configuration · 3 the engine died · 130 stopped by a second signal
     """
     overrides = {
         "model_name": name,

@@ -1,87 +1,102 @@
-"""`/v1/chat/completions`: request model and the JSON of its answers.
+"""`/v1/chat/completions`: the body of a request.
 
-Source: the OpenAI API reference, "Chat Completions".
+Source: the OpenAI API reference, "Create chat completion".
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from engine.base import ChatMessage, InvalidPromptError
+from engine.base import ChatMessage, InvalidPromptError, SamplingOptions, Tool
+from gateway.protocol.conversation import Messages, flattened
 from gateway.protocol.parse import Unsupported, WireModel
-from gateway.protocol.sampling import INT31, SamplingFields, ServiceTier
+from gateway.protocol.sampling import INT31, Metadata, SamplingFields, ServiceTier
+from gateway.protocol.tools import (
+    ResponseFormat,
+    Tools,
+    WireToolChoice,
+    checked_tools,
+    tool_choice,
+)
+from gateway.turn import ToolChoice
+
+MAX_LOGPROBS = 20
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class TextPart(WireModel):
-    """A piece of text content."""
+class PromptCacheOptions(WireModel):
+    """Accepted: the prefix cache works by itself."""
 
-    type: Literal["text"]
-    text: str
-
-
-class Message(WireModel):
-    """One message of the conversation; `content` is text or a list of text parts."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
-    name: Annotated[str, StringConstraints(max_length=64)] | None = None
-    refusal: str | None = None
-    annotations: Annotated[list[object], Field(max_length=128)] | None = None
-    tool_calls: Unsupported = None
-    function_call: Unsupported = None
-    audio: Unsupported = None
-
-    def flattened(self) -> ChatMessage:
-        """Text parts joined by newlines; `developer` is what newer models call `system`, and
-        chat templates of open models know only the latter."""
-        text = (
-            self.content
-            if isinstance(self.content, str)
-            else "\n".join(part.text for part in self.content)
-        )
-        role = "system" if self.role == "developer" else self.role
-        return ChatMessage(role=role, content=text, name=self.name)
-
-
-class ResponseFormat(WireModel):
-    """Only plain text so far."""
-
-    type: Literal["text"]
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: str | None = None
 
 
 class ChatCompletionRequest(SamplingFields):
     """The body of a chat completion request."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
+    messages: Messages
     max_completion_tokens: int | None = Field(None, ge=1, lt=INT31)
+    tools: Tools | None = None
+    tool_choice: WireToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    reasoning_effort: ReasoningEffort | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-    store: Literal[False] | None = None
+    metadata: Metadata | None = None
+    store: bool | None = None
     service_tier: ServiceTier | None = None
+    verbosity: Literal["medium"] | None = None
     prompt_cache_key: Annotated[str, StringConstraints(max_length=512)] | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
     safety_identifier: Annotated[str, StringConstraints(max_length=512)] | None = None
 
     audio: Unsupported = None
     function_call: Unsupported = None
     functions: Unsupported = None
-    logprobs: Literal[False] | None = None
-    parallel_tool_calls: Unsupported = None
+    moderation: Unsupported = None
     prediction: Unsupported = None
-    reasoning_effort: Unsupported = None
-    tool_choice: Unsupported = None
-    tools: Unsupported = None
-    top_logprobs: Unsupported = None
-    verbosity: Unsupported = None
     web_search_options: Unsupported = None
 
     def conversation(self) -> list[ChatMessage]:
-        """The messages as the engine renders them."""
-        return [message.flattened() for message in self.messages]
+        """The messages as the engine renders them. Raises InvalidPromptError."""
+        return flattened(self.messages)
 
-    def token_limit(self) -> int | None:
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """Raises InvalidPromptError where the tools, or what is said of them, can't be used."""
+        if self.tools is None:
+            for field in ("tool_choice", "parallel_tool_calls"):
+                if getattr(self, field) is not None:
+                    raise InvalidPromptError(
+                        f"Invalid value for '{field}': '{field}' is only allowed when 'tools' are "
+                        "specified.",
+                        field,
+                    )
+            return ()
+        return checked_tools([tool.tool() for tool in self.tools])
+
+    def choice(self) -> ToolChoice:
+        return tool_choice(self.tool_choice)
+
+    def options(self) -> SamplingOptions:
+        """The engine's options. Raises InvalidPromptError."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidPromptError(
+                "Invalid value for 'top_logprobs': it is only allowed when 'logprobs' is true.",
+                "top_logprobs",
+            )
+        options = self.sampling(max_tokens=self._token_limit())
+        if not self.logprobs:
+            return options
+        return replace(options, logprobs=self.top_logprobs or 0)
+
+    def _token_limit(self) -> int | None:
         """How long the completion may be; None means the rest of the context."""
         if None not in (self.max_tokens, self.max_completion_tokens):
             raise InvalidPromptError(

@@ -22,6 +22,20 @@ Unsupported: TypeAlias = None
 MAX_ERRORS = 1000
 MAX_PARAM = 128
 
+# Fields of vLLM's server that reach past what a client may decide. No model has them, and they are
+# refused also where other unknown fields are ignored: who sends one counts on its effect.
+NEVER_TAKEN = frozenset({
+    "cache_salt",
+    "chat_template",
+    "chat_template_kwargs",
+    "data_parallel_rank",
+    "media_io_kwargs",
+    "mm_processor_kwargs",
+    "priority",
+    "prompt_embeds",
+    "request_id",
+})  # fmt: skip
+
 Wire = TypeVar("Wire", bound=WireModel)
 
 _JSON_TYPES = {
@@ -62,17 +76,35 @@ _LENGTHS = {
 }
 
 
-def parse(model: type[Wire], body: bytes) -> Wire:
-    """Validate a JSON body. Raises InvalidRequestError (400) for the first thing wrong."""
+def parse(model: type[Wire], body: bytes, *, ignore_unknown: bool = False) -> Wire:
+    """Validate a JSON body. Raises InvalidRequestError (400) for the first thing wrong.
+
+    With `ignore_unknown` fields that the model doesn't have are left out, at any depth; those of
+    NEVER_TAKEN, and more than MAX_ERRORS of them, are refused all the same.
+    """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        if error.error_count() > MAX_ERRORS:  # telling each would take seconds
-            raise _problem(
-                "invalid_value", None, "The request body has too many errors to name them."
-            ) from None
-        details = error.errors(include_url=False)
-    raise _explain(_most_telling(details)) from None
+        details = _told(error)
+    unknown = [item for item in details if item["type"] == "extra_forbidden"]
+    if not (ignore_unknown and unknown):
+        raise _explain(_most_telling(details))
+    for item in unknown:
+        if item["loc"][-1] in NEVER_TAKEN:
+            raise _explain(item)
+    try:
+        return model.model_validate_json(body, extra="ignore")
+    except ValidationError as error:
+        raise _explain(_most_telling(_told(error))) from None
+
+
+def _told(error: ValidationError) -> list[ErrorDetails]:
+    """What is wrong. Raises InvalidRequestError where telling each would take seconds."""
+    if error.error_count() > MAX_ERRORS:
+        raise _problem(
+            "invalid_value", None, "The request body has too many errors to name them."
+        ) from None
+    return error.errors(include_url=False)
 
 
 def _most_telling(details: list[ErrorDetails]) -> ErrorDetails:
@@ -97,7 +129,7 @@ def _explain(item: ErrorDetails) -> InvalidRequestError:
     if kind == "extra_forbidden":
         # The last part is a name of the client's, whatever it looks like.
         *parents, name = item["loc"]
-        param = ".".join(filter(None, [_path(tuple(parents)), str(name)]))[:MAX_PARAM]
+        param = ".".join(filter(None, [_path(tuple(parents), more=True), str(name)]))[:MAX_PARAM]
         return _problem("unknown_parameter", param, f"Unknown parameter: '{param}'.")
     param = _path(item["loc"])[:MAX_PARAM]
     if kind == "value_error":
@@ -127,6 +159,8 @@ def _explain(item: ErrorDetails) -> InvalidRequestError:
         return _out_of_bounds(kind, param, value, ctx)
     if kind in _LENGTHS:
         return _wrong_length(kind, param, ctx)
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return _wrong_tag(kind, param, ctx)
     if kind == "literal_error":
         return _problem(
             "invalid_value",
@@ -135,6 +169,21 @@ def _explain(item: ErrorDetails) -> InvalidRequestError:
             f"Supported values are: {ctx.get('expected')}.",
         )
     return _problem("invalid_value", param, f"Invalid '{param}': {item['msg']}.")
+
+
+def _wrong_tag(kind: str, param: str, ctx: dict[str, Any]) -> InvalidRequestError:
+    """Objects of several kinds, told apart by one of their fields."""
+    field = f"{param}.{str(ctx['discriminator']).strip(chr(39))}"
+    if kind == "union_tag_not_found":
+        return _problem(
+            "missing_required_parameter", field, f"Missing required parameter: '{field}'."
+        )
+    return _problem(
+        "invalid_value",
+        field,
+        f"Invalid value for '{field}': {_shown(ctx['tag'])}. "
+        f"Supported values are: {ctx['expected_tags']}.",
+    )
 
 
 def _out_of_bounds(kind: str, param: str, value: Any, ctx: dict[str, Any]) -> InvalidRequestError:
@@ -173,13 +222,18 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 64 else text[:61] + "..."
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
-    """`('messages', 0, 'content', 'str')` → `messages[0].content`: union branches left out."""
+def _path(loc: tuple[int | str, ...], *, more: bool = False) -> str:
+    """`('messages', 0, 'content', 'str')` → `messages[0].content`: union branches left out. `more`:
+    a name is to follow."""
     path = ""
-    for part in loc:
+    for before, part, after in zip(
+        (None, *loc), loc, (*loc[1:], "" if more else None), strict=False
+    ):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif path and (not part.isidentifier() or part in _BRANCHES or part[0].isupper()):
+        elif (isinstance(before, int) and part in _TAGS and after is not None) or (
+            path and (not part.isidentifier() or part in _BRANCHES or part[0].isupper())
+        ):
             continue
         else:
             path += f".{part}" if path else part
@@ -187,3 +241,8 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 _BRANCHES = {"str", "int", "float", "bool", "list"}
+# What tells the kinds of objects in an array apart stands behind their place in it.
+_TAGS = {
+    *("system", "developer", "user", "assistant", "tool"),
+    *("text", "thinking", "redacted_thinking", "tool_use", "tool_result"),
+}

@@ -8,11 +8,20 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, StringConstraints
 
 from engine.base import InvalidPromptError, SamplingOptions
+from gateway.protocol.generation import GenerationBody
 from gateway.protocol.parse import WireModel
 
 INT31 = 2**31
 INT64 = 2**63
 MAX_CHOICES = 128
+# Sixteen labels of so many characters, as the reference has it.
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ],
+    Field(max_length=16),
+]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -24,11 +33,9 @@ class StreamOptions(WireModel):
     include_obfuscation: bool | None = None
 
 
-class SamplingFields(WireModel):
+class SamplingFields(GenerationBody):
     """Sampling parameters; None means the API's default."""
 
-    model: str = Field(min_length=1, max_length=256)
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = Field(None, ge=1, lt=INT31)
@@ -89,7 +96,7 @@ class SamplingFields(WireModel):
         )
 
 
-ServiceTier = Literal["auto", "default"]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority"]
 T = TypeVar("T")
 
 

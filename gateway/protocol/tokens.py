@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from engine.base import ChatMessage
-from gateway.protocol.chat import Message
+from engine.base import Conversation
+from gateway.protocol.conversation import Messages, flattened
 from gateway.protocol.parse import WireModel
+from gateway.protocol.tools import Tools, checked_tools
 
 
 class TokenizeRequest(WireModel):
@@ -16,9 +17,8 @@ class TokenizeRequest(WireModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: (
-        Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)] | None
-    ) = None
+    messages: Messages | None = None
+    tools: Tools | None = None
     add_generation_prompt: bool = True
     add_special_tokens: bool = True
 
@@ -30,8 +30,10 @@ class TokenizeRequest(WireModel):
             raise ValueError("'add_generation_prompt' must be true: counts are those of a request")
         return self
 
-    def conversation(self) -> list[ChatMessage]:
-        return [message.flattened() for message in self.messages or ()]
+    def conversation(self) -> Conversation:
+        """The messages and tools as the engine renders them. Raises InvalidPromptError."""
+        tools = checked_tools([tool.tool() for tool in self.tools or ()])
+        return Conversation(flattened(self.messages or ()), tools)
 
 
 class DetokenizeRequest(WireModel):

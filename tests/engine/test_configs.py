@@ -9,7 +9,8 @@ from engine.models import MemoryPlan, find_facts, plan_memory
 from gateway.config import GatewayConfig, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+SEVERAL = "several-models"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != SEVERAL)
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,12 @@ def test_the_default_runs_the_embedded_model_on_this_machine_only() -> None:
     config = load("default")
     assert config.engine.model == EMBEDDED_MODEL
     assert (config.server.host, config.server.port) == ("127.0.0.1", 8000)
+
+
+def test_several_models_are_one_that_chats_and_one_that_embeds() -> None:
+    config = load(SEVERAL)
+    assert [model.engine.runner for model in config.served] == ["generate", "pooling"]
+    assert config.server.host == "127.0.0.1"
 
 
 def test_the_t4_configuration_holds_32_sequences_of_256_tokens_without_bfloat16() -> None:

@@ -14,6 +14,7 @@ import pytest_asyncio
 from engine.base import (
     ChatMessage,
     ContextLengthError,
+    Conversation,
     Engine,
     EngineDeadError,
     FinishReason,
@@ -25,7 +26,7 @@ from engine.base import (
 from engine.config import EngineConfig, SimulatedConfig
 from engine.simulated import SimulatedEngine
 from engine.streaming import generate
-from tests.engine.conftest import CONFIGS, Engines
+from tests.engines import CONFIGS, Engines
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -70,6 +71,7 @@ class Answer:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish: list[FinishReason] = field(default_factory=list)
+    stop_string: str | None = None
 
 
 async def start(engine: Engine, source: Any = COUNTING, **options: Any) -> GenerateRequest:
@@ -88,6 +90,7 @@ async def complete(engine: Engine, source: Any = COUNTING, **options: Any) -> li
         answer.token_ids += delta.token_ids
         if delta.finish_reason is not None:
             answer.finish.append(delta.finish_reason)
+            answer.stop_string = delta.stop_string
     assert all(len(answer.finish) == 1 for answer in answers)
     return answers
 
@@ -114,15 +117,17 @@ async def test_token_ids_are_a_prompt_as_they_are(engine: Engine) -> None:
 
 
 async def test_a_conversations_prompt_holds_every_message(engine: Engine) -> None:
-    one = await engine.render([ChatMessage("user", "Hello")])
-    two = await engine.render([ChatMessage("system", "Be brief."), ChatMessage("user", "Hello")])
+    one = await engine.render(Conversation([ChatMessage("user", "Hello")]))
+    two = await engine.render(
+        Conversation([ChatMessage("system", "Be brief."), ChatMessage("user", "Hello")])
+    )
     assert "Hello" in await engine.detokenize(one.token_ids)
     assert "Be brief." in await engine.detokenize(two.token_ids)
 
 
 async def test_a_developer_speaks_where_the_template_knows_only_a_system(engine: Engine) -> None:
     prompt = await engine.render(
-        [ChatMessage("developer", "Be brief."), ChatMessage("user", "Hello")]
+        Conversation([ChatMessage("developer", "Be brief."), ChatMessage("user", "Hello")])
     )
     assert "Be brief." in await engine.detokenize(prompt.token_ids)
 
@@ -140,7 +145,7 @@ async def test_half_a_surrogate_pair_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidPromptError):
         await engine.render("\ud83d")
     with pytest.raises(InvalidPromptError):
-        await engine.render([ChatMessage("user", "\ud83d")])
+        await engine.render(Conversation([ChatMessage("user", "\ud83d")]))
 
 
 @pytest.mark.parametrize("token_ids", [[-1], [10**9], [1, 10**30]])
@@ -225,6 +230,7 @@ async def test_text_ends_before_a_stop_string_wherever_its_tokens_end(engine: En
         (answer,) = await complete(engine, stop=("never said", stop))
         assert answer.text == whole.text[: whole.text.index(stop)]
         assert answer.finish == ["stop"]
+        assert answer.stop_string == stop
         assert stop in await engine.detokenize(answer.token_ids)
 
 
@@ -232,6 +238,7 @@ async def test_of_several_stop_strings_the_first_in_the_text_counts(engine: Engi
     (whole,) = await complete(engine)
     (answer,) = await complete(engine, stop=("15", "14", "13"))
     assert answer.text == whole.text[: whole.text.index("13")]
+    assert answer.stop_string == "13"
 
 
 async def test_a_stop_token_ends_the_answer_and_says_nothing(engine: Engine) -> None:
@@ -242,6 +249,7 @@ async def test_a_stop_token_ends_the_answer_and_says_nothing(engine: Engine) -> 
     assert answer.token_ids == whole.token_ids[: first + 1]
     assert answer.text == await engine.detokenize(whole.token_ids[:first])
     assert answer.finish == ["stop"]
+    assert answer.stop_string is None
 
 
 async def test_min_tokens_hold_back_a_stop(engine: Engine) -> None:
@@ -376,7 +384,7 @@ async def test_a_seed_gives_the_same_answer_however_the_prompt_is_computed(engin
 
 
 async def test_every_choice_of_several_ends_at_the_end_of_sequence(engine: Engine) -> None:
-    question = [ChatMessage("user", "What is the capital of Japan?")]
+    question = Conversation([ChatMessage("user", "What is the capital of Japan?")])
     answers = await complete(engine, question, n=3, max_tokens=200, ignore_eos=False)
     assert [answer.finish for answer in answers] == [["stop"]] * 3
 

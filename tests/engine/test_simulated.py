@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from engine.base import (
     ChatMessage,
+    Conversation,
     EngineDeadError,
     EngineGenerateError,
     GenerateRequest,
@@ -202,7 +203,9 @@ async def test_tokens_give_back_their_text(text: str, special: bool) -> None:
 
 @given(contents=st.lists(st.text(max_size=20), min_size=1, max_size=4))
 async def test_a_prompt_holds_the_text_of_all_its_messages(contents: list[str]) -> None:
-    prompt = await make().render([ChatMessage("user", content) for content in contents])
+    prompt = await make().render(
+        Conversation([ChatMessage("user", content) for content in contents])
+    )
     assert await make().detokenize(prompt.token_ids) == "".join(contents)
 
 

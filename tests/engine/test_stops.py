@@ -33,6 +33,21 @@ def test_the_text_ends_where_it_would_if_it_came_character_by_character(
 
 
 @given(stops=stop_lists, pieces=st.lists(texts, max_size=6))
+def test_the_stop_string_that_ends_the_text_is_known(stops: list[str], pieces: list[str]) -> None:
+    watch, seen, sent = StopStrings(stops), "", ""
+    for piece in pieces:
+        before = watch.matched
+        assert before is None
+        text, stopped = watch.push(piece)
+        seen, sent = seen + piece, sent + text
+        if stopped:
+            assert watch.matched in stops
+            assert seen[len(sent) :].startswith(watch.matched or "?")
+            return
+    assert watch.matched is None
+
+
+@given(stops=stop_lists, pieces=st.lists(texts, max_size=6))
 def test_no_part_of_a_stop_string_is_let_through_before_it_is_known_not_to_be_one(
     stops: list[str], pieces: list[str]
 ) -> None:

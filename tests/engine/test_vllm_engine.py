@@ -16,9 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from engine import vllm_engine, vllm_shape
+from engine import vllm_engine, vllm_shape, vllm_start
 from engine.base import (
     ChatMessage,
+    Conversation,
     EngineDeadError,
     EngineStartError,
     GenerateRequest,
@@ -31,7 +32,7 @@ from engine.base import (
 from engine.config import EngineConfig
 from engine.streaming import generate
 from engine.vllm_engine import VLLMEngine
-from tests.engine.conftest import CONFIGS, EXTRA_EOS, Engines
+from tests.engines import CONFIGS, EXTRA_EOS, Engines
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.engine]
 
@@ -45,7 +46,7 @@ async def run(engine: VLLMEngine, prompt: Prompt, **options: Any) -> list[TokenD
 
 
 async def ask(engine: VLLMEngine, question: str) -> str:
-    prompt = await engine.render([ChatMessage("user", question)])
+    prompt = await engine.render(Conversation([ChatMessage("user", question)]))
     return "".join(delta.text for delta in await run(engine, prompt))
 
 
@@ -102,7 +103,7 @@ async def test_prompts_are_rendered_as_transformers_renders_them(
             return_dict=False,
         )
         messages = [ChatMessage(role, content) for role, content in turns]  # type: ignore[arg-type]
-        assert list((await engine.render(messages)).token_ids) == wanted
+        assert list((await engine.render(Conversation(messages))).token_ids) == wanted
     assert list((await engine.render("Once upon")).token_ids) == tokenizer.encode("Once upon")
 
 
@@ -123,7 +124,7 @@ async def test_a_prompt_longer_than_a_step_is_read_in_chunks(engines: Engines) -
     limit = CONFIGS["smollm2"].max_num_batched_tokens
     assert limit is not None
     question = "ignore this line please\n" * 150 + "What is the capital of Japan?"
-    prompt = await engine.render([ChatMessage("user", question)])
+    prompt = await engine.render(Conversation([ChatMessage("user", question)]))
     assert len(prompt.token_ids) > 2 * limit
     assert len(tokens_of(await run(engine, prompt, max_tokens=5, ignore_eos=True))) == 5
 
@@ -140,7 +141,7 @@ async def test_vllms_own_metrics_name_the_model_as_configured(engines: Engines) 
 async def test_without_a_chat_template_prompts_work_and_chats_are_refused(
     without_template: Path,
 ) -> None:
-    vllm_engine.import_vllm()
+    vllm_start.import_vllm()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.tokenizers import get_tokenizer
 
@@ -150,7 +151,7 @@ async def test_without_a_chat_template_prompts_work_and_chats_are_refused(
     renderer = PromptRenderer(get_tokenizer(without_template), settings)
     assert (await renderer.render("Once upon")).token_ids
     with pytest.raises(InvalidPromptError, match="no chat template") as refused:
-        await renderer.render([ChatMessage("user", "Hello")])
+        await renderer.render(Conversation([ChatMessage("user", "Hello")]))
     assert refused.value.param == "messages"
     renderer.close()
 

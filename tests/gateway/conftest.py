@@ -10,13 +10,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from openai import AsyncOpenAI
 
-from engine.base import Engine
+from engine.base import Engine, LoadedModel
 from gateway.app import start_engine
 from gateway.config import GatewayConfig, load_config
 from gateway.server import Serving
 from gateway.services import Services
+from tests.engines import Engines
 
 MODEL = "test-model"
 
@@ -41,9 +43,11 @@ class LiveGateway:
 
     @property
     def engine(self) -> Engine:
-        engine = self.services.lifecycle.engine_or_none
-        assert engine is not None
-        return engine
+        return self.services.deployments.default.engine()
+
+    def model(self, name: str) -> LoadedModel:
+        """What serves a model, whatever it does."""
+        return self.services.deployments.resolve(name).model()
 
     @property
     def connections(self) -> int:
@@ -66,10 +70,12 @@ class LiveGateway:
         return await self.post("/v1/chat/completions", body)
 
     async def idle(self) -> None:
-        """Return once neither gateway nor engine has anything running."""
+        """Return once neither gateway nor an engine has anything running."""
         async with asyncio.timeout(5):
             await self.services.admission.idle()
-            await self.engine.drain()
+            for replica in self.services.deployments.replicas:
+                if replica.loaded is not None:
+                    await replica.loaded.drain()
 
 
 StartGateway = Callable[..., Awaitable[LiveGateway]]
@@ -90,17 +96,21 @@ async def start_gateway() -> AsyncIterator[StartGateway]:
                 "engine.simulated.step_ms": 1,
                 "engine.simulated.prefill_ms_per_token": 0,
                 "server.port": 0,
+                "state.url": "sqlite://",
                 "server.drain_grace_s": 5,
             }
+            if "models" in overrides:  # each with settings of its own
+                defaults = {key: defaults[key] for key in defaults if key.startswith("server.")}
             config = load_config(overrides={**defaults, **overrides}, environ={})
-            return await _enter(stack, config, wait_ready, start)
+            return await enter_gateway(stack, config, wait_ready, start)
 
         yield start
 
 
-async def _enter(
-    stack: AsyncExitStack, config: GatewayConfig, wait_ready: bool, start: Any
+async def enter_gateway(
+    stack: AsyncExitStack, config: GatewayConfig, wait_ready: bool = True, start: Any = start_engine
 ) -> LiveGateway:
+    """Start a gateway that is stopped when the stack is left."""
     serving = Serving(config, start)
     task = asyncio.create_task(serving.run())
     http = await stack.enter_async_context(
@@ -127,3 +137,30 @@ async def _enter(
 async def gateway(start_gateway: StartGateway) -> LiveGateway:
     """One gateway with the defaults."""
     return await start_gateway()
+
+
+class Lent:
+    """An engine that goes on when the gateway that used it ends."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def close(self) -> None:
+        await self._engine.drain()
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def tiny_gateway(engines: Engines) -> AsyncIterator[LiveGateway]:
+    """A gateway before a real engine, with a model whose steps take a millisecond."""
+    engine = await engines.use("tiny")
+
+    async def lend(*_args: Any, **_kwargs: Any) -> Any:
+        return Lent(engine)
+
+    overrides = {"model_name": MODEL, "server.port": 0, "state.url": "sqlite://"}
+    config = load_config(overrides=overrides, environ={})
+    async with AsyncExitStack() as stack:
+        yield await enter_gateway(stack, config, start=lend)

@@ -17,6 +17,10 @@ from gateway.protocol.parse import WireModel, parse
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
 
 USER = {"role": "user", "content": "Hi"}
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+ANSWER_OF_A_TOOL = {"role": "tool", "tool_call_id": "call_1", "content": "5"}
 
 WRONG_FIELDS = [
     ({"temperature": "hot"}, "temperature", "invalid_type"),
@@ -56,9 +60,47 @@ WRONG_FIELDS = [
     ),
     ({"model": None}, "model", "invalid_type"),
     ({"model": ""}, "model", "string_below_min_length"),
-    ({"tools": []}, "tools", "unsupported_parameter"),
-    ({"logprobs": True}, "logprobs", "invalid_value"),
-    ({"response_format": {"type": "json_object"}}, "response_format.type", "invalid_value"),
+    ({"tools": []}, "tools", "empty_array"),
+    ({"tools": [TOOL] * 129}, "tools", "array_above_max_length"),
+    ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type", "invalid_value"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "no spaces"}}]},
+        "tools[0].function.name",
+        "invalid_value",
+    ),
+    ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
+    ({"tool_choice": "any", "tools": [TOOL]}, "tool_choice", "invalid_value"),
+    (
+        {"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [TOOL]},
+        "tool_choice",
+        "invalid_value",
+    ),
+    ({"parallel_tool_calls": True}, "parallel_tool_calls", "invalid_value"),
+    ({"messages": [USER, ANSWER_OF_A_TOOL]}, "messages[1].role", "invalid_value"),
+    ({"messages": [USER, CALLING, USER]}, "messages[1].tool_calls", "invalid_value"),
+    ({"messages": [USER, CALLING]}, "messages[1].tool_calls", "invalid_value"),
+    ({"messages": [{"role": "assistant"}]}, "messages[0].content", "invalid_value"),
+    ({"logprobs": 1}, "logprobs", "invalid_type"),
+    ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "integer_above_max_value"),
+    ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
+    (
+        {"response_format": {"type": "json_schema"}},
+        "response_format.json_schema",
+        "invalid_value",
+    ),
+    (
+        {"response_format": {"type": "text", "json_schema": {"name": "a"}}},
+        "response_format.json_schema",
+        "invalid_value",
+    ),
+    ({"reasoning_effort": "heroic"}, "reasoning_effort", "invalid_value"),
+    ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+    ({"store": "yes"}, "store", "invalid_type"),
+    ({"functions": []}, "functions", "unsupported_parameter"),
+    ({"audio": {}}, "audio", "unsupported_parameter"),
     ({"frobnicate": 1}, "frobnicate", "unknown_parameter"),
 ]  # fmt: skip
 
@@ -174,7 +216,7 @@ async def test_a_body_over_the_limit_is_a_413_declared_or_chunked(
     [
         ("GET", "/v1/nothing", 404, "unknown_url"),
         ("POST", "/", 404, "unknown_url"),
-        ("GET", "/v1/chat/completions", 405, "method_not_supported"),
+        ("GET", "/v1/completions", 405, "method_not_supported"),
         ("DELETE", "/v1/models", 405, "method_not_supported"),
         ("GET", "/v1/models/nope", 404, "model_not_found"),
         ("GET", "/v1/models/a/b", 404, "model_not_found"),
@@ -198,7 +240,12 @@ async def test_completions_name_their_wrong_fields_too(gateway: LiveGateway) -> 
         ({"prompt": [10**9]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": ["a"] * 100, "n": 100}, "n"),
-        ({"prompt": "a", "echo": True}, "echo"),
+        ({"prompt": "a", "echo": 1}, "echo"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "logprobs": 6}, "logprobs"),
+        ({"prompt": "a", "best_of": 1, "n": 2}, "best_of"),
+        ({"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({}, "prompt"),
     ]
     for fields, param in wrong:

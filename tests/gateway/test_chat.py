@@ -175,7 +175,9 @@ async def test_an_engine_failure_before_the_answer_is_a_500_with_an_error_object
 async def test_a_dead_engine_answers_503_and_is_neither_alive_nor_ready(
     start_gateway: StartGateway,
 ) -> None:
-    gateway = await start_gateway(**{"engine.simulated.die_after_tokens": 5})
+    gateway = await start_gateway(
+        **{"engine.simulated.die_after_tokens": 5, "health.exit_when_dead": False}
+    )
     with pytest.raises(APIStatusError) as dead:
         await gateway.openai.chat.completions.create(
             model=MODEL, messages=QUESTION, max_tokens=20, extra_body={"ignore_eos": True}

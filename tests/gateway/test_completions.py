@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
 
 from tests.gateway.conftest import MODEL, LiveGateway
 from tests.gateway.test_chat import events
@@ -55,3 +58,67 @@ async def test_the_openai_sdk_completes(gateway: LiveGateway) -> None:
     models = [model.id async for model in gateway.openai.models.list()]
     assert models == [MODEL]
     assert (await gateway.openai.models.retrieve(MODEL)).id == MODEL
+
+
+async def test_an_echo_has_the_prompt_in_front_of_each_choice(gateway: LiveGateway) -> None:
+    answer = await gateway.openai.completions.create(
+        model=MODEL, prompt=["One", "Two"], echo=True, n=2, max_tokens=3
+    )
+    assert [choice.text for choice in answer.choices] == ["OneThe", "OneThe", "TwoThe", "TwoThe"]
+    whole, streamed = "OneThe", ""
+    async for chunk in await gateway.openai.completions.create(
+        model=MODEL, prompt="One", echo=True, max_tokens=3, stream=True
+    ):
+        streamed += chunk.choices[0].text
+    assert streamed == whole
+
+
+async def test_an_echo_of_no_tokens_is_the_scored_prompt_alone(gateway: LiveGateway) -> None:
+    answer = await gateway.openai.completions.create(
+        model=MODEL, prompt="One", echo=True, max_tokens=0, logprobs=1
+    )
+    (choice,) = answer.choices
+    assert choice.text == "One"
+    assert choice.finish_reason == "length"
+    assert choice.logprobs
+    # The simulated engine's prompts begin with a control token, which has no text.
+    assert choice.logprobs.tokens == ["", "O", "n", "e"]
+    assert choice.logprobs.token_logprobs == [None, 0.0, 0.0, 0.0]
+    assert choice.logprobs.text_offset == [0, 0, 1, 2]
+    assert answer.usage
+    assert answer.usage.completion_tokens == 0
+
+
+@pytest.mark.parametrize("echo", [False, True])
+async def test_offsets_count_from_the_prompts_beginning_streamed_and_whole(
+    gateway: LiveGateway, echo: bool
+) -> None:
+    fields: Any = {"model": MODEL, "prompt": "Né", "echo": echo, "max_tokens": 4, "logprobs": 1}
+    answer = await gateway.openai.completions.create(**fields)
+    whole = answer.choices[0].logprobs
+    assert whole
+    assert whole.text_offset
+    assert whole.text_offset[-4:] == [2, 3, 4, 5]
+    told: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "text_offset": []}
+    async for chunk in await gateway.openai.completions.create(**fields, stream=True):
+        logprobs = chunk.choices[0].logprobs
+        for name, values in told.items():
+            values += getattr(logprobs, name) if logprobs else []
+    assert told == {name: getattr(whole, name) for name in told}
+
+
+async def test_token_prompts_are_echoed_as_text(gateway: LiveGateway) -> None:
+    answer = await gateway.openai.completions.create(
+        model=MODEL, prompt=[79, 110, 101], echo=True, max_tokens=1
+    )
+    assert answer.choices[0].text == "OneT"
+
+
+async def test_the_best_of_several_are_told_and_all_are_counted(gateway: LiveGateway) -> None:
+    answer = await gateway.openai.completions.create(
+        model=MODEL, prompt=["One", "Two"], best_of=3, max_tokens=4
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert [choice.logprobs for choice in answer.choices] == [None, None]
+    assert answer.usage
+    assert answer.usage.completion_tokens == 2 * 3 * 4

@@ -22,7 +22,7 @@ async def test_while_loading_it_is_alive_but_not_ready_and_answers_503(
 ) -> None:
     loading = asyncio.Event()
 
-    async def never(_config: Any, _report: Any) -> Any:
+    async def never(*_: Any) -> Any:
         await loading.wait()
 
     gateway = await start_gateway(wait_ready=False, start=never)
@@ -36,7 +36,7 @@ async def test_while_loading_it_is_alive_but_not_ready_and_answers_503(
 async def test_an_engine_that_cannot_start_ends_the_program_with_exit_code_1(
     start_gateway: StartGateway,
 ) -> None:
-    async def fail(_config: Any, _report: Any) -> Any:
+    async def fail(*_: Any) -> Any:
         raise EngineStartError("no such device")
 
     gateway = await start_gateway(wait_ready=False, start=fail)
@@ -62,11 +62,13 @@ async def test_an_engine_that_makes_no_progress_is_not_ready(start_gateway: Star
     await gateway.services.admission.idle()
 
 
-async def test_every_answer_has_an_id_of_ours_and_its_time(gateway: LiveGateway) -> None:
-    headers = {"x-request-id": "chosen-by-the-client"}
-    async with gateway.http.get(gateway.url + "/v1/models", headers=headers) as answer:
-        assert answer.headers["x-request-id"].startswith("req_")
-        assert int(answer.headers["openai-processing-ms"]) >= 0
+async def test_a_dead_engine_ends_the_program_with_exit_code_3(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"engine.simulated.die_after_tokens": 5})
+    assert (await gateway.chat(max_tokens=20, ignore_eos=True))[0] == 503
+    async with asyncio.timeout(10):
+        assert await gateway.task == 3
 
 
 async def test_metrics_count_requests_tokens_and_times(gateway: LiveGateway) -> None:

@@ -19,6 +19,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from bench.server import free_port
 from engine.config import EMBEDDED_MODEL
 from tests.gateway.test_hangups import request_bytes
+from tests.gateway.test_messages_answer import assembled, comparable, events_of
 
 START_S = 240
 
@@ -154,6 +155,60 @@ def test_wrong_models_and_long_prompts_are_openai_errors(client: OpenAI) -> None
     with pytest.raises(BadRequestError) as long:
         ask(client, "many words " * 1000)
     assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
+
+
+LOOK = {
+    "name": "look",
+    "input_schema": {
+        "properties": {"city": {"type": "string", "maxLength": 12}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, "end_turn"),
+        ({"stop_sequences": ["Tokyo"]}, "stop_sequence"),
+        ({"max_tokens": 2}, "max_tokens"),
+        ({"tools": [LOOK], "tool_choice": {"type": "any"}}, "tool_use"),
+        ({"tools": [LOOK], "tool_choice": {"type": "tool", "name": "look"}}, "tool_use"),
+        ({"thinking": {"type": "disabled"}, "max_tokens": 64_000}, "end_turn"),
+    ],
+)
+async def test_messages_say_in_events_what_they_say_whole(
+    server: RealServer, fields: dict[str, Any], reason: str
+) -> None:
+    body = {
+        "model": EMBEDDED_MODEL,
+        "max_tokens": 60,
+        "temperature": 0,
+        "messages": [{"role": "user", "content": "What is the capital of Japan?"}],
+        **fields,
+    }
+    url = server.url + "/v1/messages"
+    async with aiohttp.ClientSession() as http:
+        async with http.post(url, json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            whole = comparable(await answer.json())
+        async with http.post(url, json={**body, "stream": True}) as answer:
+            streamed = comparable(assembled(events_of(await answer.read())))
+        del body["max_tokens"], body["temperature"]
+        body.pop("stop_sequences", None)
+        async with http.post(url + "/count_tokens", json=body) as answer:
+            counted = (await answer.json())["input_tokens"]
+    for message in (whole, streamed):
+        usage = message.pop("usage")
+        assert usage["input_tokens"] + usage["cache_read_input_tokens"] == counted
+        del message["id"]
+    assert streamed == whole
+    assert whole["stop_reason"] == reason
+    if reason == "tool_use":
+        assert all(set(block["input"]) == {"city"} for block in whole["content"])
+    if reason == "end_turn":
+        assert "Tokyo" in whole["content"][0]["text"]
 
 
 async def test_200_hang_ups_mid_stream_leave_nothing_in_the_real_engine(server: RealServer) -> None:

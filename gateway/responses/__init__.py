@@ -1,0 +1,1 @@
+"""The Responses API on the generation core: the object, its events, its history, its background."""

@@ -1,0 +1,256 @@
+"""Responses that are made while their client may be away.
+
+::
+
+    start ──► Run: queued ──► in_progress ──► ended, and stored so
+
+A run belongs to this room until it has ended; its events, where they are to be streamed, are kept
+for a while longer. Several gateways may share a database: each runs and streams what it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from cachetools import TTLCache
+
+from engine.base import EngineGenerateError
+from gateway.config import ResponsesConfig
+from gateway.errors import APIError, OverloadedError, as_api_error, draining
+from gateway.pipeline import Call, Generation, InterruptedCallError, Pipeline
+from gateway.responses import object as states
+from gateway.responses.events import ResponseAnswer
+from gateway.responses.object import Response
+from gateway.store.responses import StoredResponses
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 5.0
+END_S: Final = 5.0
+REPLAYED_BYTES: Final = 64 * 1024 * 1024
+
+Keep = Callable[[Response], Awaitable[None]]
+
+
+class Run:
+    """One response on its way. Implements `pipeline.Outlet`.
+
+    `log` are its events, each at the place of its number; None where nobody may stream them.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        opening: Response,
+        answer: ResponseAnswer,
+        generation: Generation,
+        log: list[bytes] | None,
+    ) -> None:
+        self.owner = owner
+        self.log = log
+        self._opening = opening
+        self._answer = answer
+        self._generation = generation
+        self._due = False
+        self._followers: set[asyncio.Event] = set()
+        self._over = asyncio.Event()
+        self._unfollowed = asyncio.Event()
+        self._unfollowed.set()
+
+    @property
+    def id(self) -> str:
+        found: str = self._opening["id"]
+        return found
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is stored as it ended, and its log is complete."""
+        return self._over.is_set()
+
+    async def over(self) -> None:
+        """Return once it has ended."""
+        await self._over.wait()
+
+    def cancel(self) -> None:
+        """Stop it, unless the model has ended already."""
+        self._generation.interrupt("disconnect")
+
+    def follow(self) -> asyncio.Event:
+        """An event that is set when there is more in the log, and at the end. Until `unfollow`."""
+        news = asyncio.Event()
+        self._followers.add(news)
+        self._unfollowed.clear()
+        return news
+
+    def unfollow(self, news: asyncio.Event) -> None:
+        self._followers.discard(news)
+        if not self._followers:
+            self._unfollowed.set()
+
+    async def unfollowed(self) -> None:
+        """Return once nobody follows."""
+        await self._unfollowed.wait()
+
+    def ready(self) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    async def make(self, stored: StoredResponses, keep: Keep) -> None:
+        """Generate, store, tell. Whatever happens, it has ended then."""
+        try:
+            error = await self._made(stored, keep)
+            await self._end(stored, error)
+        except Exception:
+            logger.exception("the end of the background response %s is lost", self.id)
+        finally:
+            self._over.set()
+            self._notify()
+
+    async def _made(self, stored: StoredResponses, keep: Keep) -> APIError | None:
+        """Generate; returns what went wrong."""
+        answer, generation = self._answer, self._generation
+        try:
+            await self._generate(stored)
+            await keep(answer.end(generation.take(), generation.usage))
+        except InterruptedCallError as interrupted:
+            answer.cancel()
+            return draining() if interrupted.cause == "shutdown" else None
+        except Exception as problem:
+            error = as_api_error(problem)
+            if error.status >= 500:
+                logger.error("the background response %s failed: %r", self.id, problem)
+            return error
+        finally:
+            generation.close()
+        return None
+
+    async def _generate(self, stored: StoredResponses) -> None:
+        generation = self._generation
+        await generation.begin()
+        self._answer.begin(generation.prompts)
+        if self.log is not None:
+            generation.outlet = self
+            self._tell()
+        if not await stored.update(self.owner, states.started(self._opening)):
+            generation.interrupt("disconnect")  # cancelled through another gateway, or deleted
+        await generation.end()
+        generation.outlet = None
+        if self.log is not None:
+            self._tell()
+
+    async def _end(self, stored: StoredResponses, error: APIError | None) -> None:
+        answer = self._answer
+        final = answer.fail(error) if error is not None else answer.final
+        if final is None or not await stored.update(self.owner, final) or self.log is None:
+            return
+        if error is not None:
+            answer.failed(error)
+        elif final["status"] != "cancelled":
+            answer.finished(self._generation.usage)
+
+    def _tell(self) -> None:
+        """Write what has come to the log."""
+        self._due = False
+        if self._answer.final is not None:
+            return
+        try:
+            for delta in self._generation.take():
+                self._answer.events(delta)
+        except Exception:
+            logger.exception("a background response's tokens could not be told")
+            self._generation.failed(EngineGenerateError("The answer could not be decoded."))
+        self._notify()
+
+    def _notify(self) -> None:
+        for news in self._followers:
+            news.set()
+
+
+class BackgroundResponses:
+    """The runs of this gateway: at most `max_background` at once."""
+
+    def __init__(
+        self, config: ResponsesConfig, pipeline: Pipeline, stored: StoredResponses
+    ) -> None:
+        self._max = config.max_background
+        self._pipeline = pipeline
+        self._stored = stored
+        self._runs: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended: Any = TTLCache(REPLAYED_BYTES, config.replay_s, getsizeof=_size)
+
+    async def start(
+        self,
+        owner: str,
+        call: Call,
+        opening: Response,
+        answer: ResponseAnswer,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        keep: Keep,
+        log: list[bytes] | None,
+    ) -> Run:
+        """Store `opening` with the input `items`, and begin. `keep` is given a response that went
+        well, before it is stored. Raises APIError where it isn't taken."""
+        if len(self._runs) >= self._max:
+            raise OverloadedError(
+                f"The server is at its limit of {self._max} background responses; retry shortly.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        generation = self._pipeline.admit(call)
+        run = self._runs[opening["id"]] = Run(owner, opening, answer, generation, log)
+        try:
+            await self._stored.create(owner, opening, items)
+        except BaseException:
+            del self._runs[run.id]
+            generation.close()
+            raise
+        if log is not None:
+            answer.announce()
+        task = asyncio.create_task(run.make(self._stored, keep), name=f"response {run.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._retire(run))
+        return run
+
+    def running(self, owner: str, response_id: str) -> Run | None:
+        """The run of a response that hasn't ended."""
+        return _owned(self._runs.get(response_id), owner)
+
+    def told(self, owner: str, response_id: str) -> Run | None:
+        """The run of a response whose events are still there."""
+        return self.running(owner, response_id) or _owned(self._ended.get(response_id), owner)
+
+    async def close(self) -> None:
+        """Return when every run has ended, as they do once their generations have, and those that
+        read know it."""
+        if not self._tasks:
+            return
+        runs = list(self._runs.values())
+        _, late = await asyncio.wait(self._tasks, timeout=END_S)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                for run in runs:
+                    await run.unfollowed()
+
+    def _retire(self, run: Run) -> None:
+        self._runs.pop(run.id, None)
+        if run.log is not None:
+            with contextlib.suppress(ValueError):  # larger than all there is room for
+                self._ended[run.id] = run
+
+
+def _owned(run: Run | None, owner: str) -> Run | None:
+    return run if run is not None and run.owner == owner else None
+
+
+def _size(run: Run) -> int:
+    return sum(map(len, run.log or ()))

@@ -1,0 +1,53 @@
+"""The events of a background response, sent to whoever wants to see them."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway import exchange
+from gateway.responses.background import Run
+from gateway.sse import STREAM_HEADERS
+
+AT_ONCE = 256
+
+
+class Following(Response):
+    """The events of `run` with numbers from `begin` on: those there are, then each as it comes.
+
+    A client that goes, or reads slowly, is nothing to the run.
+    """
+
+    def __init__(self, run: Run, begin: int = 0) -> None:
+        super().__init__()
+        self._run = run
+        self._begin = begin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        run, sent, gone = self._run, self._begin, False
+        where, news = exchange.of(scope), run.follow()
+
+        def leave() -> None:
+            nonlocal gone
+            gone = True
+            news.set()
+
+        where.watch(leave)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+            while not gone:
+                ended = run.ended
+                events = (run.log or [])[sent : sent + AT_ONCE]
+                where.write(b"".join(events))
+                sent += len(events)
+                await where.drained()
+                if events:
+                    continue
+                if ended:
+                    break
+                await news.wait()
+                news.clear()
+        finally:
+            where.watch(None)
+            run.unfollow(news)
+        await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,240 @@
+"""The database itself: opened from the configuration, read and written without ever holding up the
+event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from gateway.config import ConfigError
+from gateway.errors import UnavailableError, draining
+from gateway.store.migrations import ForeignDatabaseError, NewerSchemaError, migrate
+from gateway.store.writer import Change, Writer
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+READERS = 4
+BUSY_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 30
+RETRY_S = 5.0
+
+_WRITES = "gateway_writes"
+# What is wrong with the database, not with what was asked of it.
+_FAILURES = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
+
+
+class Database:
+    """One open database, its schema up to date.
+
+    `url` is `state.url`. Raises ConfigError where it can't be opened or isn't ours.
+    """
+
+    def __init__(self, url: str | None) -> None:
+        self._url = _parsed(url)
+        self._in_memory = _is_sqlite(self._url) and self._url.database in (None, "", ":memory:")
+        self._engine = _engine(self._url, self._in_memory)
+        self._writing = self._engine.execution_options(**{_WRITES: True})
+        try:
+            with self._writing.begin() as connection:
+                migrate(connection)
+        except NewerSchemaError as error:
+            self._refuse(f"{error}; upgrade the program, or give it another database")
+        except ForeignDatabaseError as error:
+            self._refuse(f"{error}; give the gateway a database of its own")
+        except SQLAlchemyError as error:
+            reason = getattr(error, "orig", None) or error
+            self._refuse(
+                f"{str(reason).strip()}; name a database that can be written, or 'sqlite://' to "
+                "keep state in memory"
+            )
+        self._writer = Writer(self._begin)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="state-reader")
+        self._closed = False
+
+    @property
+    def location(self) -> str:
+        """Where it is, without secrets."""
+        return _shown(self._url)
+
+    async def write(self, change: Change[T]) -> T:
+        """Run `change` in a transaction and return its result once that is on disk.
+
+        `change` may be called twice; what it did the first time was undone then. Raises
+        UnavailableError (503) where the database fails.
+        """
+        try:
+            return await self._writer.run(change)
+        except _FAILURES as error:
+            raise self._unavailable(error) from error
+
+    async def read(self, query: Change[T]) -> T:
+        """Run `query`, which changes nothing. Raises UnavailableError (503)."""
+        if self._in_memory:
+            return await self.write(query)  # there is but one connection
+        if self._closed:
+            raise draining()
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._readers, self._query, query)
+        except _FAILURES as error:
+            raise self._unavailable(error) from error
+
+    async def close(self) -> None:
+        """Return when everything that was written is on disk and all files are closed."""
+        self._closed = True
+        await self._writer.close()
+        await asyncio.to_thread(self._readers.shutdown)
+        self._engine.dispose()
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with self._writing.begin() as connection:
+            yield connection
+
+    def _query(self, query: Change[T]) -> T:
+        with self._engine.begin() as connection:
+            return query(connection)
+
+    def _unavailable(self, error: Exception) -> UnavailableError:
+        logger.error("state database %s: %s", self.location, getattr(error, "orig", error))
+        return UnavailableError(
+            "The server can't reach its storage now; retry shortly.",
+            code="storage_unavailable",
+            retry_after_s=RETRY_S,
+        )
+
+    def _refuse(self, reason: str) -> NoReturn:
+        self._engine.dispose()
+        raise ConfigError(f"state.url: can't use {self.location}: {reason}") from None
+
+
+def _parsed(given: str | None) -> URL:
+    if given is None:
+        return _default_url()
+    try:
+        url = make_url(given)
+    except ArgumentError:
+        url = URL.create("")
+    if url.get_backend_name() == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if url.drivername in ("sqlite", "sqlite+pysqlite"):
+        path = url.database
+        if path and path.startswith("~"):
+            url = url.set(database=str(Path(path).expanduser()))
+        return url
+    raise ConfigError(
+        "state.url: expected sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, or "
+        "sqlite:// for state in memory"
+    )
+
+
+def _default_url() -> URL:
+    base = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        root = Path(base) if os.path.isabs(base) else Path("~/.local/state").expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            "state.url: there is no home directory to keep state in; set state.url, e.g. to "
+            "sqlite:////var/lib/gateway/state.db"
+        ) from None
+    return URL.create("sqlite", database=str(root / "gateway" / "state.db"))
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _shown(url: URL) -> str:
+    if _is_sqlite(url):
+        return url.database or "state in memory"
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _engine(url: URL, in_memory: bool) -> Engine:
+    if not _is_sqlite(url):
+        return _postgres_engine(url)
+    if in_memory:
+        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        _create_file(url)
+        engine = create_engine(
+            url,
+            pool_size=READERS + 1,
+            max_overflow=0,
+            connect_args={"timeout": BUSY_TIMEOUT_S},
+        )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _create_file(url: URL) -> None:
+    """Readable by nobody else, as are then the files that SQLite puts beside it."""
+    if url.database is None or url.database.startswith("file:"):
+        return
+    path = Path(url.database)
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise ConfigError(
+            f"state.url: can't use {path}: {error.strerror or error}; name a file that can be "
+            "written, or 'sqlite://' to keep state in memory"
+        ) from None
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    """Transactions begin where we say, not where the driver guesses."""
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES)
+    # A transaction that begins by reading can't become a writer once another has written.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _postgres_engine(url: URL) -> Engine:
+    limits = {"connect_timeout": 10, "tcp_user_timeout": STATEMENT_TIMEOUT_S * 1000}
+    try:
+        engine = create_engine(
+            url,
+            pool_size=READERS + 1,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={**limits, **url.query},
+        )
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "state.url: PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'"
+        ) from None
+    event.listen(engine, "connect", _prepare_postgres)
+    return engine
+
+
+def _prepare_postgres(connection: Any, _record: object) -> None:
+    connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
+    connection.commit()

@@ -1,0 +1,13 @@
+CREATE TABLE schema_version ( version INTEGER NOT NULL );
+CREATE TABLE instances ( id TEXT NOT NULL, seen_at DOUBLE NOT NULL, PRIMARY KEY (id) );
+CREATE TABLE chat_completions ( seq INTEGER NOT NULL, id TEXT NOT NULL, owner TEXT NOT NULL, model TEXT NOT NULL, created BIGINT NOT NULL, messages BLOB, body BLOB, PRIMARY KEY (seq), UNIQUE (id) );
+CREATE INDEX chat_completions_by_age ON chat_completions (created);
+CREATE INDEX chat_completions_by_owner ON chat_completions (owner, created, seq);
+CREATE TABLE responses ( seq INTEGER NOT NULL, id TEXT NOT NULL, owner TEXT NOT NULL, created BIGINT NOT NULL, status TEXT NOT NULL, previous_id TEXT, runner TEXT, body BLOB NOT NULL, PRIMARY KEY (seq), UNIQUE (id) );
+CREATE INDEX responses_by_age ON responses (created);
+CREATE INDEX responses_by_runner ON responses (runner) WHERE runner IS NOT NULL;
+CREATE TABLE conversations ( seq INTEGER NOT NULL, id TEXT NOT NULL, owner TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (seq), UNIQUE (id) );
+CREATE TABLE chat_completion_metadata ( completion_seq INTEGER NOT NULL, "key" TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (completion_seq, "key"), FOREIGN KEY(completion_seq) REFERENCES chat_completions (seq) ON DELETE CASCADE );
+CREATE TABLE response_items ( seq INTEGER NOT NULL, response_seq INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (seq), UNIQUE (response_seq, id), FOREIGN KEY(response_seq) REFERENCES responses (seq) ON DELETE CASCADE );
+CREATE TABLE conversation_items ( seq INTEGER NOT NULL, conversation_seq INTEGER NOT NULL, id TEXT NOT NULL, created BIGINT NOT NULL, body BLOB, PRIMARY KEY (seq), UNIQUE (conversation_seq, id), FOREIGN KEY(conversation_seq) REFERENCES conversations (seq) ON DELETE CASCADE );
+CREATE INDEX conversation_items_deleted ON conversation_items (created) WHERE body IS NULL;
