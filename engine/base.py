@@ -17,7 +17,7 @@ Exceptions (all below `EngineError`)::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -89,8 +89,7 @@ class ContextLengthError(InvalidPromptError):
         self.requested_tokens = requested_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(msgspec.Struct, frozen=True):
     """A function the assistant asked for; `arguments` is JSON text."""
 
     id: str
@@ -98,8 +97,7 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(msgspec.Struct, frozen=True):
     """A function the model may ask for; `parameters` is a JSON Schema. `strict` promises arguments
     that follow it."""
 
@@ -109,8 +107,7 @@ class Tool:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
+class ChatMessage(msgspec.Struct, frozen=True):
     """One message of a conversation, already flattened to text.
 
     `tool_calls` and `reasoning` are an assistant's; `tool_call_id` says what a tool answers.
@@ -124,8 +121,7 @@ class ChatMessage:
     reasoning: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(msgspec.Struct, frozen=True):
     """What a chat template renders: the messages, the tools on offer, and how long to think, where
     the template knows of that."""
 
@@ -138,8 +134,7 @@ Source = Conversation | str | Sequence[int]
 """What a prompt is rendered from: a conversation, a text, or token ids."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True):
     """A rendered prompt. `len(token_ids)` is the exact `prompt_tokens` of the request."""
 
     token_ids: Sequence[int]
@@ -149,8 +144,7 @@ class Prompt:
 StructureKind = Literal["json_object", "json_schema", "structural_tag"]
 
 
-@dataclass(frozen=True, slots=True)
-class Structure:
+class Structure(msgspec.Struct, frozen=True):
     """A form the whole completion has to have: any JSON object, JSON after a schema, or text with
     tagged parts after schemas (xgrammar's structural tag). `text` is the schema or the tag as JSON.
 
@@ -162,8 +156,7 @@ class Structure:
     param: str = "response_format"
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingOptions:
+class SamplingOptions(msgspec.Struct, frozen=True):
     """How to sample one completion; ranges are checked by whoever builds it.
 
     `max_tokens` None means "as many as the context holds". `seed` None means unseeded.
@@ -193,8 +186,7 @@ class SamplingOptions:
     skip_special_tokens: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateRequest:
+class GenerateRequest(msgspec.Struct, frozen=True):
     """One prompt to complete `sampling.n` times. `request_id` is unique among live requests.
 
     `adapter` names a LoRA adapter that was added to the engine; None is the model itself.
@@ -202,7 +194,7 @@ class GenerateRequest:
 
     request_id: str
     prompt: Prompt
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    sampling: SamplingOptions = msgspec.field(default_factory=SamplingOptions)
     adapter: str | None = None
 
 

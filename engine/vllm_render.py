@@ -12,11 +12,11 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jinja2
+from msgspec import structs
 from transformers import TokenizersBackend
 from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_content_format
 from vllm.tokenizers.mistral import MistralTokenizer
@@ -219,7 +219,7 @@ class PromptRenderer:
             found["name"] = message.name
         if message.tool_calls:
             found["tool_calls"] = [
-                _call(replace(call, arguments=literal(call.arguments)))
+                _call(structs.replace(call, arguments=literal(call.arguments)))
                 for call in message.tool_calls
             ]
         if message.tool_call_id is not None:

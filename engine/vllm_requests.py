@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -41,7 +40,7 @@ class CoreRequests:
         InvalidPromptError for an adapter that isn't loaded."""
         sampling = request.sampling
         # The rest of what differs between requests: stop strings are found here, not in the core.
-        options = replace(sampling, max_tokens=None, seed=None, stop=(), structure=None)
+        options = structs.replace(sampling, max_tokens=None, seed=None, stop=(), structure=None)
         template = self._processed(options) if options.logit_bias else self._known(options)
         params = copy(template.sampling_params)
         params.max_tokens = room

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+import msgspec
+
 from engine.base import Prompt, TokenDelta, ToolCall
 from engine.reasoning import Reasoning, ReasoningSplitter, ReasoningTags
 from engine.tools import CallArguments, CallBegun, ToolFinder
@@ -59,15 +61,14 @@ class Form:
 PLAIN: Final = Form()
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """An assistant's whole message. `content` is None where there are only tool calls."""
 
     content: str | None
-    reasoning: str
-    tool_calls: Sequence[ToolCall]
-    finish_reason: FinishReason | None
-    reasoning_tokens: int
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCall] = ()
+    finish_reason: FinishReason | None = None
+    reasoning_tokens: int = 0
 
 
 class MessageReader:

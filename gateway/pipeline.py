@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import msgspec
 from msgspec import structs
 
 from engine.base import (
@@ -40,8 +40,7 @@ from gateway.metrics import Metrics
 Cause = Literal["disconnect", "shutdown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A validated request: `sources` are each completed `sampling.n` times.
 
     `param` is the request field the prompts came from, for errors. `loose` takes the place of
@@ -68,8 +67,7 @@ class Call:
         return wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Exact token counts, as the engine saw them."""
 
     prompt_tokens: int
@@ -177,7 +175,7 @@ class Generation:
         call = self._call
         sampling = call.sampling
         if sampling.structure is not None:
-            sampling = replace(sampling, structure=await self._grammar(sampling.structure))
+            sampling = structs.replace(sampling, structure=await self._grammar(sampling.structure))
         self.prompts = prompts = []
         for source in call.sources:
             prompts.append(await _render(self._engine, source, call))
@@ -190,7 +188,7 @@ class Generation:
             adapter = call.deployment.adapter
             limit = call.limit(prompt, self._engine.info.max_model_len)
             if limit != sampling.max_tokens:
-                sampling = replace(sampling, max_tokens=limit)
+                sampling = structs.replace(sampling, max_tokens=limit)
             request = GenerateRequest(request_id, prompt, sampling, adapter)
             self._parts.append(self._engine.submit(request, self))
         while self._first_at is None:
@@ -322,7 +320,7 @@ async def _render(engine: Engine, source: Source, call: Call) -> Prompt:
     try:
         prompt = await engine.render(source)
         if call.with_text and prompt.text is None:
-            prompt = replace(prompt, text=await engine.detokenize(prompt.token_ids))
+            prompt = structs.replace(prompt, text=await engine.detokenize(prompt.token_ids))
         completion_room(len(prompt.token_ids), call.limit(prompt, limit), limit)
     except ContextLengthError as error:
         error.param = error.param or call.param

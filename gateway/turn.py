@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+import msgspec
+from msgspec import structs
+
 from engine.base import (
     ChatMessage,
     Conversation,
@@ -27,7 +30,7 @@ from engine.tools import (
     named_structure,
     required_structure,
 )
-from gateway.message import Form
+from gateway.message import PLAIN, Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,7 @@ class ToolChoice:
     allowed: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """`structure` is what the completion is held to; where the engine has no grammar for it,
     `loose` takes its place, if there is one."""
 
@@ -57,7 +59,9 @@ class Turn:
         """`options`, with what this turn needs."""
         if self.structure is None and not self.spoken:
             return options
-        return replace(options, structure=self.structure, skip_special_tokens=not self.spoken)
+        return structs.replace(
+            options, structure=self.structure, skip_special_tokens=not self.spoken
+        )
 
 
 def plan(
@@ -71,12 +75,15 @@ def plan(
     reasoning_effort: str | None = None,
 ) -> Turn:
     """Decide how a turn is made. Raises InvalidPromptError (`tools`, `tool_choice`)."""
+    tags = engine.reasoning_tags
+    if not tools and choice is None:
+        conversation = Conversation(messages, reasoning_effort=reasoning_effort)
+        return Turn(conversation, PLAIN if tags is None else Form(tags=tags), structure)
     offered = _offered(tools, choice)
     mode = (choice or ToolChoice()).mode if offered else "none"
     conversation = Conversation(
         messages, tools=tuple(offered) if mode != "none" else (), reasoning_effort=reasoning_effort
     )
-    tags = engine.reasoning_tags
     syntax = engine.tool_syntax
     form = Form(tags=tags, short_ids=syntax is not None and syntax.name == "mistral")
     if mode == "none":

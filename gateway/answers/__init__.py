@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -49,16 +48,15 @@ class Answer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
+class Heading(msgspec.Struct, frozen=True):
     """What every chunk and answer of one call repeats. `more` are further fields."""
 
     id: str
     model: str
     fingerprint: str
     include_usage: bool = False
-    more: Mapping[str, Any] = field(default_factory=dict)
-    created: int = field(default_factory=lambda: int(time.time()))
+    more: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    created: int = msgspec.field(default_factory=lambda: int(time.time()))
 
     def fields(self, kind: str) -> dict[str, Any]:
         return {

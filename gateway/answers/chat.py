@@ -44,8 +44,8 @@ class ChatAnswer:
         kept: bool = False,
     ) -> None:
         self._heading = heading
-        self._prefix = heading.prefix("chat.completion.chunk")
-        self._suffix = heading.suffix()
+        # The beginning and the end of every chunk; an answer that isn't streamed needs neither.
+        self._prefix = self._suffix = b""
         self._form = form
         self._logprobs = logprobs
         self._kept = kept
@@ -59,15 +59,12 @@ class ChatAnswer:
         (self._prompt,) = prompts
 
     def whole(self, choices: Sequence[TokenDelta], usage: Usage) -> bytes:
-        readers = [MessageReader(self._form, self._prompt) for _ in choices]
-        messages = [reader.whole(one) for reader, one in zip(readers, choices, strict=True)]
-        return self._whole(
-            [
-                (one.index, message, one.logprobs)
-                for one, message in zip(choices, messages, strict=True)
-            ],
-            usage,
-        )
+        if self._simple:
+            messages = [Message(one.text, finish_reason=one.finish_reason) for one in choices]
+        else:
+            messages = [MessageReader(self._form, self._prompt).whole(one) for one in choices]
+        told = [(one.index, m, one.logprobs) for one, m in zip(choices, messages, strict=True)]
+        return self._whole(told, usage)
 
     def events(self, delta: TokenDelta) -> bytes:
         if not self._simple:
@@ -85,7 +82,8 @@ class ChatAnswer:
 
     def finished(self, usage: Usage) -> bytes:
         reasoning = sum(told.reader.reasoning_tokens for told in self._told.values())
-        return self._heading.closing(self._prefix, usage_fields(usage, reasoning))
+        prefix = self._prefix or self._heading.prefix("chat.completion.chunk")
+        return self._heading.closing(prefix, usage_fields(usage, reasoning))
 
     def failed(self, error: APIError) -> bytes:
         return error_event(error)
@@ -159,6 +157,9 @@ class ChatAnswer:
         *,
         logprobs: bytes = b"null",
     ) -> bytes:
+        if not self._prefix:
+            self._prefix = self._heading.prefix("chat.completion.chunk")
+            self._suffix = self._heading.suffix()
         return b'data: %b[{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}]%b\n\n' % (
             self._prefix,
             index,

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from fastapi import Request
 from starlette.types import Receive, Scope, Send
 
@@ -23,16 +23,14 @@ from gateway.sse import Keep
 Body = TypeVar("Body", bound=GenerationBody)
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What a request meets: the engine that will answer it, and whose it is."""
 
     engine: Engine
     owner: str
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(msgspec.Struct, frozen=True):
     """What an endpoint makes of a body: `sources` are completed, `param` names them in errors.
 
     `loose`, `with_text` and `clipped` are the call's. `more` are fields that every chunk and answer
@@ -47,7 +45,7 @@ class Task:
     loose: Structure | None = None
     with_text: bool = False
     clipped: bool = False
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = msgspec.field(default_factory=dict)
     keep: Keep | None = None
 
 

@@ -5,9 +5,9 @@ Source: the OpenAI API reference, "Create chat completion".
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
+from msgspec import structs
 from pydantic import Field, StringConstraints
 
 from engine.base import ChatMessage, InvalidPromptError, SamplingOptions, Tool
@@ -71,18 +71,18 @@ class ChatCompletionRequest(SamplingFields):
     def offered_tools(self) -> tuple[Tool, ...]:
         """Raises InvalidPromptError where the tools, or what is said of them, can't be used."""
         if self.tools is None:
-            for field in ("tool_choice", "parallel_tool_calls"):
-                if getattr(self, field) is not None:
-                    raise InvalidPromptError(
-                        f"Invalid value for '{field}': '{field}' is only allowed when 'tools' are "
-                        "specified.",
-                        field,
-                    )
+            if self.tool_choice is not None or self.parallel_tool_calls is not None:
+                field = "parallel_tool_calls" if self.tool_choice is None else "tool_choice"
+                raise InvalidPromptError(
+                    f"Invalid value for '{field}': '{field}' is only allowed when 'tools' are "
+                    "specified.",
+                    field,
+                )
             return ()
         return checked_tools([tool.tool() for tool in self.tools])
 
-    def choice(self) -> ToolChoice:
-        return tool_choice(self.tool_choice)
+    def choice(self) -> ToolChoice | None:
+        return None if self.tool_choice is None else tool_choice(self.tool_choice)
 
     def options(self) -> SamplingOptions:
         """The engine's options. Raises InvalidPromptError."""
@@ -94,7 +94,7 @@ class ChatCompletionRequest(SamplingFields):
         options = self.sampling(max_tokens=self._token_limit())
         if not self.logprobs:
             return options
-        return replace(options, logprobs=self.top_logprobs or 0)
+        return structs.replace(options, logprobs=self.top_logprobs or 0)
 
     def _token_limit(self) -> int | None:
         """How long the completion may be; None means the rest of the context."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 
+from msgspec import structs
 from pydantic import Field
 from typing_extensions import TypeIs
 
@@ -69,7 +69,7 @@ class CompletionRequest(SamplingFields):
         # The engine makes one token at least.
         limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens or 1
         wanted = self.logprobs if self.logprobs is not None or self.made == self.told else 0
-        return replace(
+        return structs.replace(
             self.sampling(max_tokens=limit),
             n=self.made,
             logprobs=wanted,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from engine.base import ChatMessage, ToolCall
 from gateway.errors import InvalidRequestError
@@ -30,7 +31,7 @@ def messages(items: Sequence[Item], instructions: str | None = None) -> list[Cha
         message, reasoning = _message(item, reasoning), ""
         if _continues(found, message):
             calls = found[-1].tool_calls + message.tool_calls
-            found[-1] = replace(found[-1], tool_calls=calls)
+            found[-1] = structs.replace(found[-1], tool_calls=calls)
         else:
             found.append(message)
     if not found:
