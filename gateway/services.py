@@ -130,6 +130,6 @@ def new_id(prefix: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def fingerprint(info: EngineInfo) -> str:
+def fingerprint(info: EngineInfo, adapter: str | None = None) -> str:
     """`system_fingerprint`: changes when what answers changes, so that `seed` can be judged."""
-    return "fp_" + hashlib.sha256(msgspec.json.encode(info)).hexdigest()[:12]
+    return "fp_" + hashlib.sha256(msgspec.json.encode([info, adapter])).hexdigest()[:12]

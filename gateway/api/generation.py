@@ -86,7 +86,7 @@ class GenerationEndpoint(Generic[Body]):
         heading = Heading(
             id=answer_id,
             model=deployment.name,
-            fingerprint=fingerprint(engine.info),
+            fingerprint=fingerprint(engine.info, deployment.adapter),
             include_usage=task.include_usage,
             more=task.more,
         )
