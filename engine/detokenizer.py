@@ -165,8 +165,16 @@ class TokenBytes:
         decoder = json.loads(tokenizer.to_str())["decoder"]
         self._byte_level = _is_byte_level(decoder)
         self._sentencepiece = _is_sentencepiece(decoder)
+        # With log-probabilities there are up to 21 to look up for each token.
+        self._known: dict[int, bytes] = {}
 
     def bytes_of(self, token_id: int) -> bytes:
+        known = self._known.get(token_id)
+        if known is None:
+            known = self._known[token_id] = self._spell(token_id)
+        return known
+
+    def _spell(self, token_id: int) -> bytes:
         if token_id in self._added:
             return str(self._added[token_id].content).encode()
         spelled = self._tokenizer.id_to_token(token_id) or ""

@@ -72,7 +72,11 @@ class Encoder:
         special = _special_tokens(self._tokenizer)
         self._special = _pattern(dict.fromkeys(special, 0)) if special else None
         self._beginnings = {token[0] for token in special}
+        # To it special tokens are words like any other. Made here, as it takes long.
         self._words: Tokenizer | None = None
+        if self._special is not None and self._cuts is not None:
+            self._words = Tokenizer.from_str(self._tokenizer.to_str())
+            self._words.encode_special_tokens = True
         self._memory: LRUCache[str, array[int]] = LRUCache(CACHED_PARTS)
 
     def literal(self, text: str) -> str:
@@ -131,10 +135,7 @@ class Encoder:
                 self._memory[part] = array("i", tokens)  # a tenth of a list's size
 
     def _tokenize(self, part: str) -> list[int]:
-        if _MARK in part:
-            if self._words is None:
-                self._words = Tokenizer.from_str(self._tokenizer.to_str())
-                self._words.encode_special_tokens = True
+        if self._words is not None and _MARK in part:
             return _slowly(self._words, unmarked(part))
         if self._quick is not None:
             # Bytes that the vocabulary lacks are an error to it, and left out by the other.

@@ -30,14 +30,16 @@ class ReasoningSplitter:
     """Takes one completion's text in pieces. `begun`: the prompt ended with the opening tag.
 
     Only a tag in front opens reasoning. What is never closed is reasoning to its end. Space between
-    the tags and the words belongs to neither.
+    the tags and the words belongs to neither. However much is held, each piece is looked at once.
     """
 
-    __slots__ = ("_counted", "_counting", "_held", "_opened", "_state", "_tags")
+    __slots__ = ("_counted", "_counting", "_held", "_opened", "_space", "_state", "_tags")
 
     def __init__(self, tags: ReasoningTags, *, begun: bool) -> None:
         self._tags = tags
+        # What may be the beginning of a tag, and the space before it.
         self._held = ""
+        self._space: list[str] = []
         self._state = "opened" if begun else "start"
         self._opened = begun
         self._counting = True
@@ -70,6 +72,7 @@ class ReasoningSplitter:
     def finish(self) -> Sequence[Part]:
         """The rest, once the completion has ended."""
         held, self._held = self._held, ""
+        held, self._space = "".join([*self._space, held]), []
         if self._state == "start":
             return [held] if held else []
         if self._state in ("opened", "reasoning"):
@@ -85,10 +88,14 @@ class ReasoningSplitter:
 
     def _in_start(self, found: list[Part]) -> None:
         text = self._held.lstrip()
-        if text.startswith(self._tags.start):
+        if not text:
+            self._space.append(self._held)
+            self._held = ""
+        elif text.startswith(self._tags.start):
             self._held, self._state = text[len(self._tags.start) :], "opened"
-            self._opened = True
-        elif text and not self._tags.start.startswith(text):
+            self._opened, self._space = True, []
+        elif not self._tags.start.startswith(text):
+            self._held, self._space = "".join([*self._space, self._held]), []
             self._state = "answer"
 
     def _in_opened(self, found: list[Part]) -> None:
@@ -98,13 +105,18 @@ class ReasoningSplitter:
 
     def _in_reasoning(self, found: list[Part]) -> None:
         text, tag, rest = self._held.partition(self._tags.end)
-        # Space is held: it may be the last before the tag, which is no part of the reasoning.
-        sure = text.rstrip() if tag else text[: _sure(text, self._tags.end)]
+        begun = 0 if tag else _overlap(text, self._tags.end)
+        words = text[: len(text) - begun]
+        sure = words.rstrip()
         if sure:
-            found.append(Reasoning(sure))
-        self._held = rest if tag else text[len(sure) :]
+            found.append(Reasoning("".join([*self._space, sure])))
+            self._space = []
         if tag:
-            self._state = "closed"
+            self._held, self._state, self._space = rest, "closed", []
+        else:
+            # Space is held: it may be the last before the tag, which is no part of the reasoning.
+            self._space.append(words[len(sure) :])
+            self._held = text[len(words) :]
 
     def _in_closed(self, found: list[Part]) -> None:
         self._held = self._held.lstrip()
@@ -117,10 +129,9 @@ class ReasoningSplitter:
             self._held = ""
 
 
-def _sure(text: str, marker: str) -> int:
-    """How much of `text` can be neither the beginning of `marker` nor the space before it."""
+def _overlap(text: str, marker: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `marker`."""
     for length in range(min(len(marker) - 1, len(text)), 0, -1):
         if text.endswith(marker[:length]):
-            text = text[:-length]
-            break
-    return len(text.rstrip())
+            return length
+    return 0

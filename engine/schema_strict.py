@@ -76,10 +76,11 @@ def _check_keywords(place: Place) -> None:
             raise SchemaError(place.context, f"'{keyword[:64]}' is not permitted.")
     if not any(keyword in schema for keyword in _SAYS_WHAT):
         raise SchemaError(place.context, "schema must have a 'type' key.")
-    if "format" in schema and schema["format"] not in _FORMATS:
+    form = schema.get("format")
+    if "format" in schema and not (isinstance(form, str) and form in _FORMATS):
         raise SchemaError(
             place.context,
-            f"'format' {str(schema['format'])[:64]!r} is not supported. "
+            f"'format' {str(form)[:64]!r} is not supported. "
             f"Supported formats are: {', '.join(sorted(_FORMATS))}.",
         )
     if ("pattern" in schema or "format" in schema) and (

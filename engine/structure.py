@@ -52,15 +52,24 @@ def check_response_schema(name: str, schema: object, *, strict: bool, param: str
     _check(schema, f"Invalid schema for response_format '{name}'", param, strict=strict)
 
 
-def check_tool_parameters(tool: Tool, param: str) -> None:
-    """The schema of a function's arguments; none means no arguments. Raises InvalidPromptError.
+def check_tool_parameters(tool: Tool, param: str) -> int:
+    """The schema of a function's arguments; none means no arguments. Returns how many subschemas it
+    has. Raises InvalidPromptError.
 
     Without `strict` it is only shown to the model, so it may say what no grammar can.
     """
-    if tool.parameters is not None:
-        title = f"Invalid schema for function '{tool.name}'"
-        schema = tool.parameters
-        _check(schema, title, param, grammar=tool.strict, strict=tool.strict)
+    schema = tool.parameters
+    if schema is None:
+        return 0
+    title = f"Invalid schema for function '{tool.name}'"
+    found = _check(schema, title, param, grammar=tool.strict, strict=tool.strict)
+    if schema.get("type", "object") != "object":
+        raise InvalidPromptError(
+            f"{title}: schema must be a JSON Schema of 'type: \"object\"', got "
+            f"'type: \"{str(schema['type'])[:64]}\"'.",
+            param,
+        )
+    return found
 
 
 def check_structure(structure: Structure) -> None:
@@ -116,7 +125,8 @@ def _embedded(tag: object) -> Iterator[Any]:
 
 def _check(
     schema: object, title: str, param: str, *, grammar: bool = True, strict: bool = False
-) -> None:
+) -> int:
+    """How many subschemas there are."""
     try:
         _check_size(schema)
         found = _places(schema)
@@ -125,6 +135,7 @@ def _check(
             check_references(schema, found)
         if strict:
             check_strict(found)
+        return len(found)
     except SchemaError as problem:
         where = "" if not problem.context and not strict else f"In context={problem.context}, "
         raise InvalidPromptError(f"{title}: {where[:512]}{problem}", param) from None

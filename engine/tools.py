@@ -14,6 +14,9 @@ from typing import Any, Final, Protocol, TypeAlias
 from engine.base import Structure, Tool
 
 _ANY_OBJECT: Final = {"type": "object"}
+_SAYS_TYPE: Final = frozenset(
+    ("type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const")
+)
 _SPACE: Final = " \t\r\n"
 
 
@@ -86,19 +89,23 @@ class FreeCalls:
     """Implements `ToolFinder` for a model that may write calls in its own syntax.
 
     From a call's start on, text is held until the call is complete. What turns out to be none is
-    content after all.
+    content after all. However long that takes, each piece is looked at once. Unless `parallel`,
+    only the first call is told.
     """
 
-    __slots__ = ("_called", "_held", "_inside", "_said", "_space", "_syntax")
+    __slots__ = ("_call", "_called", "_held", "_inside", "_parallel", "_said", "_space", "_syntax")
 
-    def __init__(self, syntax: ToolSyntax) -> None:
+    def __init__(self, syntax: ToolSyntax, *, parallel: bool = True) -> None:
         self._syntax = syntax
+        self._parallel = parallel
+        # What may be the beginning of a mark, and what came before it of the call that has begun.
         self._held = ""
+        self._call: list[str] = []
         self._inside = False
         self._said = False
         self._called = False
         # Space before the first words, and after a call: no content unless words follow.
-        self._space = ""
+        self._space: list[str] = []
 
     def push(self, text: str) -> Sequence[Piece]:
         self._held += text
@@ -110,11 +117,10 @@ class FreeCalls:
     def finish(self) -> Sequence[Piece]:
         held, self._held = self._held, ""
         if self._inside:
-            self._inside = False
             return self._read(held)
         found = self._content(held)
         if self._space and not self._called:
-            found.append(self._space)
+            found.append("".join(self._space))
         return found
 
     def _step(self, found: list[Piece]) -> bool:
@@ -125,13 +131,15 @@ class FreeCalls:
             self._held = self._held[sure:]
             self._inside = begin is not None
             return self._inside
-        end = self._syntax.end
-        at = self._held.find(end) if end is not None else -1
+        held, end = self._held, self._syntax.end
+        at = held.find(end) if end is not None else -1
         if end is None or at < 0:
+            sure = len(held) - (_overlap(held, end) if end is not None else 0)
+            self._call.append(held[:sure])
+            self._held = held[sure:]
             return False
-        call, self._held = self._held[: at + len(end)], self._held[at + len(end) :]
-        self._inside = False
-        found += self._read(call)
+        self._held = held[at + len(end) :]
+        found += self._read(held[: at + len(end)])
         return True
 
     def _next_start(self) -> tuple[int | None, int]:
@@ -144,7 +152,7 @@ class FreeCalls:
             rest = held[lead:]
             if any(rest.startswith(start) for start in starts):
                 return lead, lead
-            maybe = any(start.startswith(rest) for start in starts)
+            maybe = rest and any(start.startswith(rest) for start in starts)
             return None, 0 if maybe else len(held)
         begins = [at for at in (held.find(start) for start in starts) if at >= 0]
         if begins:
@@ -152,20 +160,27 @@ class FreeCalls:
         return None, len(held) - max(_overlap(held, start) for start in starts)
 
     def _content(self, text: str) -> list[Piece]:
-        if self._said:
-            return [text] if text else []
-        text = self._space + text
-        if not text.strip(_SPACE):
-            self._space = text
+        if not text:
             return []
-        self._said, self._space = True, ""
-        return [text.lstrip(_SPACE) if self._called else text]
+        if self._said:
+            return [text]
+        words = text.lstrip(_SPACE)
+        if not words:
+            self._space.append(text)
+            return []
+        self._said, space, self._space = True, "".join(self._space), []
+        return [words if self._called else space + text]
 
-    def _read(self, text: str) -> list[Piece]:
+    def _read(self, rest: str) -> list[Piece]:
+        """The call that has begun and ends with `rest`, or the content it is instead."""
+        text = "".join([*self._call, rest])
+        self._call, self._inside = [], False
         calls = self._syntax.calls(text)
         if not calls:
             return self._content(text)
-        self._called, self._said, self._space = True, False, ""
+        if not self._parallel:
+            calls = [] if self._called else calls[:1]
+        self._called, self._said, self._space = True, False, []
         pairs = [(CallBegun(name), CallArguments(arguments)) for name, arguments in calls]
         return [piece for pair in pairs for piece in pair]
 
@@ -301,7 +316,11 @@ def _call_schema(
 
 
 def _arguments(tool: Tool, loose: bool) -> Mapping[str, Any]:
-    return _ANY_OBJECT if loose or not tool.parameters else tool.parameters
+    if loose or not tool.parameters:
+        return _ANY_OBJECT
+    # A schema that says nothing of the type would let a number pass for the arguments.
+    untyped = _SAYS_TYPE.isdisjoint(tool.parameters)
+    return {**tool.parameters, "type": "object"} if untyped else tool.parameters
 
 
 def _moved(schema: Any, home: str) -> Any:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jinja2
-from msgspec import structs
 from transformers import TokenizersBackend
 from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_content_format
 from vllm.tokenizers.mistral import MistralTokenizer
@@ -40,6 +39,17 @@ INLINE_CHARACTERS = 2048
 INLINE_TOKENS = 2048
 # Of longer texts not even the parts are found here, and none is remembered.
 INLINE_ALL = 50_000
+# What templates raise for messages and schemas they weren't written for: a list where they look
+# for an object, arguments that nest too deeply.
+_REFUSALS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 T = TypeVar("T")
 
@@ -180,10 +190,10 @@ class PromptRenderer:
         try:
             return template.render(
                 [self._as_dict(message) for message in messages],
-                tools=[_function(tool) for tool in conversation.tools] or None,
+                tools=self._literal([_function(tool) for tool in conversation.tools]) or None,
                 options=_thinking(conversation.reasoning_effort),
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+        except _REFUSALS as error:
             raise InvalidPromptError(
                 f"The model's chat template refuses these messages: {error}", "messages"
             ) from None
@@ -197,36 +207,39 @@ class PromptRenderer:
             tokens = self._tokenizer.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=True
             )
-        except (
-            MistralCommonException,
-            AssertionError,
-            ValueError,
-            TypeError,
-            LookupError,
-        ) as error:
+        except (MistralCommonException, AssertionError, *_REFUSALS) as error:
             raise InvalidPromptError(
                 f"The model's tokenizer refuses these messages: {error}", "messages"
             ) from None
         return list(tokens)
 
     def _as_dict(self, message: ChatMessage) -> dict[str, Any]:
-        literal = self._encoder.literal if self._encoder is not None else str
-        content: Any = literal(message.content)
+        content: Any = self._literal(message.content)
         if self._parts:
             content = [{"type": "text", "text": content}]
         found: dict[str, Any] = {"role": message.role, "content": content}
         if message.name is not None:
-            found["name"] = message.name
+            found["name"] = self._literal(message.name)
         if message.tool_calls:
-            found["tool_calls"] = [
-                _call(structs.replace(call, arguments=literal(call.arguments)))
-                for call in message.tool_calls
-            ]
+            # Marked once it is parsed: JSON has several ways to write a control token's name.
+            found["tool_calls"] = [self._literal(_call(call)) for call in message.tool_calls]
         if message.tool_call_id is not None:
-            found["tool_call_id"] = message.tool_call_id
+            found["tool_call_id"] = self._literal(message.tool_call_id)
         if message.reasoning is not None:
-            found["reasoning_content"] = literal(message.reasoning)
+            found["reasoning_content"] = self._literal(message.reasoning)
         return found
+
+    def _literal(self, value: Any) -> Any:
+        """`value`, all of whose strings stay text, whatever they spell. Raises RecursionError."""
+        if self._encoder is None:
+            return value
+        if isinstance(value, str):
+            return self._encoder.literal(value)
+        if isinstance(value, Mapping):
+            return {self._literal(key): self._literal(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._literal(inner) for inner in value]
+        return value
 
 
 def _read(chat_template: str) -> str:

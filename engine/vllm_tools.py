@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Final
@@ -24,6 +25,8 @@ from xgrammar.structural_tag import JSONSchemaFormat, OrFormat
 from engine.base import EngineStartError, Structure, Tool
 from engine.reasoning import ReasoningTags
 
+logger = logging.getLogger(__name__)
+
 # What a call begins with, whether only as the answer's first text, and what ends a single one.
 # Of a parser that isn't listed any text may be a call, until the answer is whole.
 _WHERE: Final[dict[str, tuple[tuple[str, ...], bool, str | None]]] = {
@@ -36,6 +39,10 @@ _WHERE: Final[dict[str, tuple[tuple[str, ...], bool, str | None]]] = {
 }
 _ANYWHERE: Final = (("",), True, None)
 _SPACES: Final = 2
+# What vLLM's own expression, which takes time by the square of a text's length, can match at all.
+_PYTHONIC: Final = re.compile(r"(?:<\|python_start\|>)?\[[a-zA-Z]\w*\(")
+# No tool's name is longer, so nothing longer is one.
+MAX_NAME: Final = 64
 # What a chat template says of the syntax it teaches; the first that fits.
 _TAUGHT: Final = (
     ("[TOOL_CALLS]", "mistral"),
@@ -58,7 +65,7 @@ def syntax_of(parser: str, template: str | None, tokenizer: Any) -> VLLMToolSynt
     try:
         return _open(name, tokenizer) if name is not None else None
     except EngineStartError as error:
-        logging.getLogger(__name__).warning("no tool calls of the model's own: %s", error)
+        logger.warning("no tool calls of the model's own: %s", error)
         return None
 
 
@@ -91,12 +98,19 @@ class VLLMToolSyntax:
         parser(tokenizer, None)  # complains where the tokenizer lacks what it needs
 
     def calls(self, text: str) -> Sequence[tuple[str, str]]:
+        if self.leads and self.name.endswith("pythonic") and not _PYTHONIC.match(text):
+            return ()
         # It keeps the state of one answer, and reads only the tools of the request.
         request = SimpleNamespace(tools=None, tool_choice="auto")
-        found = self._parser(self._tokenizer, None).extract_tool_calls(text, request)
+        try:
+            found = self._parser(self._tokenizer, None).extract_tool_calls(text, request)
+        except Exception as error:  # what a model wrote must not fail its answer
+            logger.warning("the tool parser %s failed: %s", self.name, type(error).__name__)
+            return ()
         calls = [(call.function.name, call.function.arguments) for call in found.tool_calls]
         arguments = [_object(text) for _, text in calls]
-        if not found.tools_called or None in arguments:
+        named = all(0 < len(name) <= MAX_NAME for name, _ in calls)
+        if not found.tools_called or None in arguments or not named:
             return ()
         return [
             (name, text)

@@ -102,9 +102,10 @@ def _confined(replica: Replica, path: str) -> Path:
     try:
         found = (top / path).resolve()
         inside = found != top and found.is_relative_to(top)
+        if inside and found.is_dir():  # before anything of it is read
+            inside = all(file.resolve().is_relative_to(top) for file in found.iterdir())
         if inside:
             check_adapter(found)
-            inside = all(file.resolve().is_relative_to(top) for file in found.iterdir())
     except ModelError as error:
         inside, problem = False, str(error)
     except (OSError, ValueError):  # too long a name, a null character, a loop of links

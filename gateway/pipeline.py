@@ -197,13 +197,29 @@ class Generation:
     async def _grammar(self, structure: Structure) -> Structure | None:
         """What the completion is held to. Raises InvalidPromptError where nothing will do."""
         try:
-            await self._engine.check_structure(structure)
+            await self._check(structure)
         except InvalidPromptError:
             if self._call.loose is None:
                 raise
-            await self._engine.check_structure(self._call.loose)
+            await self._check(self._call.loose)
             return self._call.loose
         return structure
+
+    async def _check(self, structure: Structure) -> None:
+        """As `Engine.check_structure`, which may take long, but ends with an interruption."""
+        check = asyncio.ensure_future(self._engine.check_structure(structure))
+        check.add_done_callback(self._checked)
+        try:
+            while not check.done():
+                await self._news()
+            check.result()
+        finally:
+            check.cancel()
+
+    def _checked(self, check: asyncio.Future[None]) -> None:
+        if not check.cancelled():
+            check.exception()  # Looked at here, as nobody else may be left to.
+        self._wake()
 
     async def end(self) -> None:
         """Return once every choice has finished. Raises EngineError, InterruptedCallError."""
@@ -315,13 +331,31 @@ class Generation:
             metrics.time_per_output_token.observe((now - self._first_at) / rest)
 
 
+# Each is an object of its own until the answer is told.
+MAX_SCORES = 500_000
+
+
+def _check_scores(sampling: SamplingOptions, room: int) -> None:
+    """Raise InvalidPromptError where an answer's log-probabilities could be too many."""
+    if sampling.logprobs is None:
+        return
+    scores = sampling.n * room * (sampling.logprobs + 1)
+    if scores > MAX_SCORES:
+        raise InvalidPromptError(
+            f"Too many log-probabilities: {sampling.n} choices of up to {room} tokens with "
+            f"{sampling.logprobs} alternatives each may be {scores:,} in all, and {MAX_SCORES:,} "
+            "are allowed. Ask for fewer choices, tokens or alternatives.",
+            "logprobs",
+        )
+
+
 async def _render(engine: Engine, source: Source, call: Call) -> Prompt:
     limit = engine.info.max_model_len
     try:
         prompt = await engine.render(source)
         if call.with_text and prompt.text is None:
             prompt = structs.replace(prompt, text=await engine.detokenize(prompt.token_ids))
-        completion_room(len(prompt.token_ids), call.limit(prompt, limit), limit)
+        room = completion_room(len(prompt.token_ids), call.limit(prompt, limit), limit)
     except ContextLengthError as error:
         error.param = error.param or call.param
         raise
@@ -331,4 +365,5 @@ async def _render(engine: Engine, source: Source, call: Call) -> Prompt:
             f"context of {limit} tokens.",
             "min_tokens",
         )
+    _check_scores(call.sampling, room)
     return prompt

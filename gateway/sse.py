@@ -117,6 +117,9 @@ class EventStream:
         usage = self._generation.usage
         record = self._answer.record(usage) if keep is not None else None
         if keep is not None and record is not None:
+            # What was taken is told, even if it can't be kept.
+            self._exchange.write(events)
+            events = b""
             await keep(record)
         self._last(events + self._answer.finished(usage))
 

@@ -76,6 +76,8 @@ def plan(
 ) -> Turn:
     """Decide how a turn is made. Raises InvalidPromptError (`tools`, `tool_choice`)."""
     tags = engine.reasoning_tags
+    if structure is not None:
+        tags = None  # A grammar leaves no room to think.
     if not tools and choice is None:
         conversation = Conversation(messages, reasoning_effort=reasoning_effort)
         return Turn(conversation, PLAIN if tags is None else Form(tags=tags), structure)
@@ -98,9 +100,9 @@ def plan(
         )
     return Turn(
         conversation,
-        replace(form, finder=partial(FreeCalls, syntax)),
+        replace(form, finder=partial(FreeCalls, syntax, parallel=parallel)),
         structure=syntax.structure(offered, parallel=parallel, otherwise=structure),
-        loose=structure,
+        loose=None if any(tool.strict for tool in offered) else structure,
         spoken=syntax.spoken,
     )
 

@@ -152,9 +152,10 @@ class _Scale:
 
 
 def _top(one: TokenLogprob) -> dict[str, float | None] | None:
+    """The likeliest tokens, and the one that was chosen if it isn't among them."""
     if one.logprob is None:
         return None
-    return {_spelled(other): other.logprob for other in one.top}
+    return {_spelled(one): one.logprob} | {_spelled(other): other.logprob for other in one.top}
 
 
 def _spelled(one: TokenLogprob) -> str:

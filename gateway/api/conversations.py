@@ -39,7 +39,10 @@ _ANY_ITEM = "openai.types.conversations:ConversationItem"
 @router.post(
     "/v1/conversations",
     openapi_extra=documented(
-        CreateConversation, answer=_CONVERSATION, example={"metadata": {"topic": "capitals"}}
+        CreateConversation,
+        answer=_CONVERSATION,
+        example={"metadata": {"topic": "capitals"}},
+        optional=True,
     ),
 )
 async def create(request: Request, room: ServicesDep, caller: PrincipalDep) -> Response:

@@ -140,7 +140,8 @@ def _complete(operation: Json, facts: Json, schemas: _Schemas, model: str) -> No
         content = {"schema": schemas.of(body)}
         if example := facts.get("example"):
             content["example"] = example | ({"model": model} if "model" in example else {})
-        operation["requestBody"] = {"required": True, "content": {_JSON: content}}
+        required = not facts.get("optional", False)
+        operation["requestBody"] = {"required": required, "content": {_JSON: content}}
     if keyless:
         operation["security"] = []
     error = facts.get("error")

@@ -12,8 +12,11 @@ from engine.pooling import Embedder, Scores
 from gateway import exchange
 from gateway.api.schemas import documented
 from gateway.deployments import Deployment
+from gateway.errors import InvalidRequestError
 from gateway.protocol.rerank import RerankRequest, ScoreRequest, ranking, score_list
 from gateway.services import PrincipalDep, Services, ServicesDep, new_id, read_json
+
+MAX_CHARACTERS = 2_000_000
 
 router = APIRouter(tags=["rerank"])
 
@@ -59,6 +62,15 @@ async def _scores(
     pairs: Sequence[tuple[str, str]],
     param: str,
 ) -> Scores:
+    # A cross-encoder reads both texts of every pair.
+    if sum(len(one) + len(other) for one, other in pairs) > MAX_CHARACTERS:
+        raise InvalidRequestError(
+            f"Invalid '{param}': all pairs together may have {MAX_CHARACTERS:,} characters in one "
+            "request.",
+            code="invalid_value",
+            param=param,
+        )
+
     async def work(embedder: Embedder) -> Scores:
         try:
             return await embedder.score(answer_id, pairs)

@@ -131,8 +131,9 @@ class ResponsesEndpoint:
 
         async def keep(_body: bytes) -> None:
             if answer.final is not None:
-                await task.store(answer.final)
+                # The conversation first, as it may refuse: then the response is stored as failed.
                 await task.keep(answer.final)
+                await task.store(answer.final)
 
         if not task.body.stream:
             await self._room.reply.whole(task.call, answer, where, send, keep=keep)
@@ -157,7 +158,8 @@ class ResponsesEndpoint:
             keep=task.keep,
             log=task.log,
         )
-        answer = Following(run) if task.body.stream else answered(msgspec.json.encode(task.opening))
+        queued = answered(msgspec.json.encode(task.opening))
+        answer = Following(run.told) if task.body.stream else queued
         await answer(scope, receive, send)
 
 
@@ -202,8 +204,8 @@ async def retrieve(
     body = _found(found, response_id)
     if query.stream != "true":
         return answered(body)
-    run = room.background.told(caller.name, response_id)
-    if run is None or run.log is None:
+    told = room.background.told(caller.name, response_id)
+    if told is None or told.log is None:
         raise InvalidRequestError(
             f"The events of response '{response_id[:128]}' can't be streamed: only those of a "
             "response that was created with both 'background' and 'stream' can, until a while "
@@ -211,7 +213,7 @@ async def retrieve(
             code="invalid_value",
             param="stream",
         )
-    return Following(run, query.starting_after + 1)
+    return Following(told, query.starting_after + 1)
 
 
 @router.delete(_ONE, openapi_extra=documented(answer="gateway.protocol.answers:ResponseDeleted"))

@@ -26,14 +26,15 @@ def documented(
     others: Mapping[int, Model] | None = None,
     error: Model | None = None,
     keyless: bool = False,
+    optional: bool = False,
 ) -> dict[str, Any]:
     """The `openapi_extra` of a route that takes `body`, of which `example` is one, and gives
     `answer`, or a page of them where it is `listed`.
 
     `event` is the data of a stream's events. `others` are answers by status that are no error
     objects, `error` is the error object where it isn't OpenAI's. `keyless`: it is answered whoever
-    asks. Models of answers are best given by name: they are for this document only, and OpenAI's
-    own take a second to import.
+    asks. `optional`: the body may be left out. Models of answers are best given by name: they are
+    for this document only, and OpenAI's own take a second to import.
     """
     facts = {
         "body": _name(body),
@@ -45,6 +46,7 @@ def documented(
         "others": {str(status): _name(model) for status, model in (others or {}).items()},
         "error": _name(error),
         "keyless": keyless,
+        "optional": optional,
     }
     return {FACTS: {name: fact for name, fact in facts.items() if fact}}
 

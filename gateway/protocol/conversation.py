@@ -88,14 +88,18 @@ class AssistantMessage(WireModel):
 
 
 class ToolMessage(WireModel):
-    """What a tool answered."""
+    """What a tool answered. `name` is the function's: the reference lacks it, but OpenAI's own
+    examples send it."""
 
     role: Literal["tool"]
     content: TextContent
     tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    name: Name | None = None
 
     def flattened(self) -> ChatMessage:
-        return ChatMessage(self.role, _text(self.content), tool_call_id=self.tool_call_id)
+        return ChatMessage(
+            self.role, _text(self.content), self.name, tool_call_id=self.tool_call_id
+        )
 
 
 Message = Annotated[

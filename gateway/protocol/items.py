@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag
 
+from gateway.protocol.annotations import Annotation, Logprob
 from gateway.protocol.parse import Unsupported, WireModel
 
 MAX_PARTS = 4096
@@ -41,12 +42,16 @@ class OutputText(WireModel):
 
     type: Literal["output_text"]
     text: str
-    annotations: Annotated[list[Any], Field(max_length=1024)] | None = None
-    logprobs: list[Any] | None = None
+    annotations: Annotated[list[Annotation], Field(max_length=1024)] | None = None
+    logprobs: list[Logprob] | None = None
 
     def resource(self) -> dict[str, Any]:
-        found = {"type": self.type, "text": self.text, "annotations": self.annotations or []}
-        return found | {"logprobs": self.logprobs or []}
+        return {
+            "type": self.type,
+            "text": self.text,
+            "annotations": [one.model_dump() for one in self.annotations or ()],
+            "logprobs": [one.model_dump() for one in self.logprobs or ()],
+        }
 
 
 class Refusal(WireModel):

@@ -245,4 +245,5 @@ _BRANCHES = {"str", "int", "float", "bool", "list"}
 _TAGS = {
     *("system", "developer", "user", "assistant", "tool"),
     *("text", "thinking", "redacted_thinking", "tool_use", "tool_result"),
+    *("file_citation", "url_citation", "container_file_citation", "file_path"),
 }

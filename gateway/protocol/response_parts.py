@@ -7,6 +7,7 @@ Source: the OpenAI API reference, "Create a model response".
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, StringConstraints, Tag
@@ -39,7 +40,7 @@ class FunctionTool(WireModel):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
-    @property
+    @cached_property
     def kept_to(self) -> bool:
         """Whether arguments follow the schema: unless it says no, where that can be promised."""
         if self.strict is not None:

@@ -6,11 +6,12 @@ Responses specification for the penalties.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from engine.base import InvalidPromptError, SamplingOptions, Tool
+from engine.base import InvalidPromptError, SamplingOptions, Structure, Tool
 from gateway.errors import InvalidRequestError
 from gateway.protocol.conversations import Includable
 from gateway.protocol.generation import GenerationBody
@@ -90,6 +91,12 @@ class InputBody(WireModel):
         """The choice as a turn takes it."""
         return tool_choice(self.tool_choice)
 
+    @cached_property
+    def structure(self) -> Structure | None:
+        """What the answer is held to. Raises InvalidPromptError for a schema that won't do."""
+        return self.text.structure() if self.text is not None else None
+
+    @cached_property
     def offered_tools(self) -> tuple[Tool, ...]:
         """Raises InvalidPromptError where they can't be used."""
         forced = self.choice().mode == "required"

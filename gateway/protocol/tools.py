@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from engine.base import InvalidPromptError, Structure, Tool, ToolCall
-from engine.structure import check_response_schema, check_tool_parameters
+from engine.structure import MAX_PLACES, check_response_schema, check_tool_parameters
 from gateway.protocol.parse import WireModel
 from gateway.turn import ToolChoice
 
@@ -131,16 +131,22 @@ def schema_structure(name: str, schema: Any, *, strict: bool, param: str) -> Str
 def checked_tools(
     tools: Sequence[Tool], schema_at: str = "tools[{}].function.parameters"
 ) -> tuple[Tool, ...]:
-    """Raises InvalidPromptError: a name is there twice, or parameters, which the body has at
-    `schema_at`, are no usable schema."""
+    """Raises InvalidPromptError: a name is there twice, parameters, which the body has at
+    `schema_at`, are no usable schema, or all of them together are too large."""
     names = set()
+    places = 0
     for place, tool in enumerate(tools):
         if tool.name in names:
             raise InvalidPromptError(
                 f"Invalid 'tools[{place}]': there is a function '{tool.name}' already.", "tools"
             )
         names.add(tool.name)
-        check_tool_parameters(tool, schema_at.format(place))
+        places += check_tool_parameters(tool, schema_at.format(place))
+        if places > MAX_PLACES:
+            raise InvalidPromptError(
+                f"Invalid 'tools': their schemas may have {MAX_PLACES} subschemas together.",
+                "tools",
+            )
     return tuple(tools)
 
 

@@ -36,48 +36,33 @@ REPLAYED_BYTES: Final = 64 * 1024 * 1024
 Keep = Callable[[Response], Awaitable[None]]
 
 
-class Run:
-    """One response on its way. Implements `pipeline.Outlet`.
+class Told:
+    """The events of one response, and who follows them; it is kept for a while after the run.
 
-    `log` are its events, each at the place of its number; None where nobody may stream them.
+    `log` are the events, each at the place of its number; None where nobody may stream them.
     """
 
-    def __init__(
-        self,
-        owner: str,
-        opening: Response,
-        answer: ResponseAnswer,
-        generation: Generation,
-        log: list[bytes] | None,
-    ) -> None:
+    def __init__(self, owner: str, log: list[bytes] | None) -> None:
         self.owner = owner
         self.log = log
-        self._opening = opening
-        self._answer = answer
-        self._generation = generation
-        self._due = False
         self._followers: set[asyncio.Event] = set()
         self._over = asyncio.Event()
         self._unfollowed = asyncio.Event()
         self._unfollowed.set()
 
     @property
-    def id(self) -> str:
-        found: str = self._opening["id"]
-        return found
-
-    @property
     def ended(self) -> bool:
-        """Whether it is stored as it ended, and its log is complete."""
+        """Whether the response is stored as it ended, and the log is complete."""
         return self._over.is_set()
 
     async def over(self) -> None:
         """Return once it has ended."""
         await self._over.wait()
 
-    def cancel(self) -> None:
-        """Stop it, unless the model has ended already."""
-        self._generation.interrupt("disconnect")
+    def end(self) -> None:
+        """It has ended."""
+        self._over.set()
+        self.notify()
 
     def follow(self) -> asyncio.Event:
         """An event that is set when there is more in the log, and at the end. Until `unfollow`."""
@@ -95,6 +80,37 @@ class Run:
         """Return once nobody follows."""
         await self._unfollowed.wait()
 
+    def notify(self) -> None:
+        """There is more in the log."""
+        for news in self._followers:
+            news.set()
+
+
+class Run:
+    """One response on its way, and what is `told` of it. Implements `pipeline.Outlet`."""
+
+    def __init__(
+        self, told: Told, opening: Response, answer: ResponseAnswer, generation: Generation
+    ) -> None:
+        self.told = told
+        self._opening = opening
+        self._answer = answer
+        self._generation = generation
+        self._due = False
+
+    @property
+    def id(self) -> str:
+        found: str = self._opening["id"]
+        return found
+
+    async def over(self) -> None:
+        """Return once it has ended."""
+        await self.told.over()
+
+    def cancel(self) -> None:
+        """Stop it, unless the model has ended already."""
+        self._generation.interrupt("disconnect")
+
     def ready(self) -> None:
         if not self._due:
             self._due = True
@@ -108,8 +124,7 @@ class Run:
         except Exception:
             logger.exception("the end of the background response %s is lost", self.id)
         finally:
-            self._over.set()
-            self._notify()
+            self.told.end()
 
     async def _made(self, stored: StoredResponses, keep: Keep) -> APIError | None:
         """Generate; returns what went wrong."""
@@ -133,20 +148,22 @@ class Run:
         generation = self._generation
         await generation.begin()
         self._answer.begin(generation.prompts)
-        if self.log is not None:
+        if self.told.log is not None:
             generation.outlet = self
             self._tell()
-        if not await stored.update(self.owner, states.started(self._opening)):
+        if not await stored.update(self.told.owner, states.started(self._opening)):
             generation.interrupt("disconnect")  # cancelled through another gateway, or deleted
         await generation.end()
         generation.outlet = None
-        if self.log is not None:
+        if self.told.log is not None:
             self._tell()
 
     async def _end(self, stored: StoredResponses, error: APIError | None) -> None:
         answer = self._answer
         final = answer.fail(error) if error is not None else answer.final
-        if final is None or not await stored.update(self.owner, final) or self.log is None:
+        if final is None or not await stored.update(self.told.owner, final):
+            return
+        if self.told.log is None:
             return
         if error is not None:
             answer.failed(error)
@@ -164,11 +181,7 @@ class Run:
         except Exception:
             logger.exception("a background response's tokens could not be told")
             self._generation.failed(EngineGenerateError("The answer could not be decoded."))
-        self._notify()
-
-    def _notify(self) -> None:
-        for news in self._followers:
-            news.set()
+        self.told.notify()
 
 
 class BackgroundResponses:
@@ -203,7 +216,7 @@ class BackgroundResponses:
                 retry_after_s=RETRY_AFTER_S,
             )
         generation = self._pipeline.admit(call)
-        run = self._runs[opening["id"]] = Run(owner, opening, answer, generation, log)
+        run = self._runs[opening["id"]] = Run(Told(owner, log), opening, answer, generation)
         try:
             await self._stored.create(owner, opening, items)
         except BaseException:
@@ -220,37 +233,37 @@ class BackgroundResponses:
 
     def running(self, owner: str, response_id: str) -> Run | None:
         """The run of a response that hasn't ended."""
-        return _owned(self._runs.get(response_id), owner)
+        run = self._runs.get(response_id)
+        return run if run is not None and run.told.owner == owner else None
 
-    def told(self, owner: str, response_id: str) -> Run | None:
-        """The run of a response whose events are still there."""
-        return self.running(owner, response_id) or _owned(self._ended.get(response_id), owner)
+    def told(self, owner: str, response_id: str) -> Told | None:
+        """What is told of a response whose events are still there."""
+        run = self._runs.get(response_id)
+        told = run.told if run is not None else self._ended.get(response_id)
+        return told if told is not None and told.owner == owner else None
 
     async def close(self) -> None:
         """Return when every run has ended, as they do once their generations have, and those that
         read know it."""
         if not self._tasks:
             return
-        runs = list(self._runs.values())
+        all_told = [run.told for run in self._runs.values()]
         _, late = await asyncio.wait(self._tasks, timeout=END_S)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_S):
-                for run in runs:
-                    await run.unfollowed()
+                for told in all_told:
+                    await told.unfollowed()
 
     def _retire(self, run: Run) -> None:
+        """Keep no more of it than its events: what it was made from can be much larger."""
         self._runs.pop(run.id, None)
-        if run.log is not None:
+        if run.told.log is not None:
             with contextlib.suppress(ValueError):  # larger than all there is room for
-                self._ended[run.id] = run
+                self._ended[run.id] = run.told
 
 
-def _owned(run: Run | None, owner: str) -> Run | None:
-    return run if run is not None and run.owner == owner else None
-
-
-def _size(run: Run) -> int:
-    return sum(map(len, run.log or ()))
+def _size(told: Told) -> int:
+    return sum(map(len, told.log or ()))

@@ -14,14 +14,14 @@ from gateway.turn import Turn, plan
 def turn(engine: Engine, body: InputBody, items: Sequence[Item]) -> Turn:
     """The turn that answers `items`, all of them. Raises InvalidRequestError,
     InvalidPromptError."""
-    config, reasoning = body.text, body.reasoning
+    reasoning = body.reasoning
     return plan(
         engine,
         messages(items, body.instructions),
-        tools=body.offered_tools(),
+        tools=body.offered_tools,
         choice=body.choice(),
         parallel=body.parallel_tool_calls is not False,
-        structure=config.structure() if config is not None else None,
+        structure=body.structure,
         reasoning_effort=reasoning.effort if reasoning is not None else None,
     )
 

@@ -6,26 +6,27 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway import exchange
-from gateway.responses.background import Run
+from gateway.responses.background import Told
 from gateway.sse import STREAM_HEADERS
 
 AT_ONCE = 256
 
 
 class Following(Response):
-    """The events of `run` with numbers from `begin` on: those there are, then each as it comes.
+    """What is `told` of a response, from event number `begin` on: what there is, then each event
+    as it comes.
 
-    A client that goes, or reads slowly, is nothing to the run.
+    A client that goes, or reads slowly, is nothing to the response.
     """
 
-    def __init__(self, run: Run, begin: int = 0) -> None:
+    def __init__(self, told: Told, begin: int = 0) -> None:
         super().__init__()
-        self._run = run
+        self._told = told
         self._begin = begin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        run, sent, gone = self._run, self._begin, False
-        where, news = exchange.of(scope), run.follow()
+        told, sent, gone = self._told, self._begin, False
+        where, news = exchange.of(scope), told.follow()
 
         def leave() -> None:
             nonlocal gone
@@ -36,8 +37,8 @@ class Following(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
             while not gone:
-                ended = run.ended
-                events = (run.log or [])[sent : sent + AT_ONCE]
+                ended = told.ended
+                events = (told.log or [])[sent : sent + AT_ONCE]
                 where.write(b"".join(events))
                 sent += len(events)
                 await where.drained()
@@ -49,5 +50,5 @@ class Following(Response):
                 news.clear()
         finally:
             where.watch(None)
-            run.unfollow(news)
+            told.unfollow(news)
         await send({"type": "http.response.body", "body": b""})

@@ -172,7 +172,12 @@ def _engine(url: URL, in_memory: bool) -> Engine:
     if not _is_sqlite(url):
         return _postgres_engine(url)
     if in_memory:
-        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        engine = create_engine(
+            url,
+            poolclass=StaticPool,
+            connect_args={"check_same_thread": False},
+            hide_parameters=True,
+        )
     else:
         _create_file(url)
         engine = create_engine(
@@ -180,6 +185,7 @@ def _engine(url: URL, in_memory: bool) -> Engine:
             pool_size=READERS + 1,
             max_overflow=0,
             connect_args={"timeout": BUSY_TIMEOUT_S},
+            hide_parameters=True,  # they are what clients wrote, and errors are logged
         )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -226,6 +232,7 @@ def _postgres_engine(url: URL) -> Engine:
             max_overflow=0,
             pool_pre_ping=True,
             connect_args={**limits, **url.query},
+            hide_parameters=True,
         )
     except ModuleNotFoundError:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ from engine.base import (
     Conversation,
     Engine,
     GenerateRequest,
+    InvalidPromptError,
     SamplingOptions,
     Structure,
     TokenDelta,
@@ -188,6 +190,54 @@ async def test_a_completion_follows_its_schema(engine: Engine) -> None:
     assert set(found) == {"city", "kind"}
     assert found["kind"] in ("town", "village")
     assert answer.finish_reason == "stop"
+
+
+CONTROL = "<|im_end|>"
+
+
+@pytest.mark.parametrize("kind", ["smollm2"], scope="session", indirect=True)
+@pytest.mark.parametrize(
+    "call",
+    [
+        ToolCall("call_1", "f", json.dumps({"a": CONTROL, CONTROL: [CONTROL]})),
+        ToolCall("call_1", "f", '{"a": "\\u003c|im_end|>"}'),
+        ToolCall("call_1", "f", CONTROL),
+        ToolCall("call_1", CONTROL, "{}"),
+        ToolCall(CONTROL, "f", "{}"),
+    ],
+)
+@pytest.mark.engine
+async def test_calls_and_tools_that_name_control_tokens_spell_them(
+    engine: Engine, call: ToolCall
+) -> None:
+    def told(call: ToolCall, tool: Tool) -> Conversation:
+        messages = [
+            ChatMessage("user", "Hi"),
+            ChatMessage("assistant", "", tool_calls=(call,)),
+            ChatMessage("tool", "ok", "f", tool_call_id=call.id),
+        ]
+        return Conversation(messages, tools=(tool,))
+
+    (control,) = await engine.tokenize(CONTROL, add_special_tokens=False)
+    harmless = await engine.render(told(ToolCall("call_1", "f", "{}"), Tool("f", "x")))
+    tool = Tool("f", CONTROL, {"type": "object", "properties": {CONTROL: {"title": CONTROL}}})
+    prompt = await engine.render(told(call, tool))
+    assert list(prompt.token_ids).count(control) == list(harmless.token_ids).count(control)
+    assert prompt.text is not None
+    assert CONTROL in prompt.text
+
+
+@pytest.mark.parametrize("kind", ["smollm2"], scope="session", indirect=True)
+@pytest.mark.engine
+async def test_arguments_that_nest_however_deeply_are_rendered_or_refused(engine: Engine) -> None:
+    for depth in range(1, 1100, 7):
+        call = ToolCall("call_1", "f", '{"a":' * depth + "1" + "}" * depth)
+        messages = [
+            ChatMessage("assistant", "", tool_calls=(call,)),
+            ChatMessage("tool", "ok", tool_call_id="call_1"),
+        ]
+        with contextlib.suppress(InvalidPromptError):
+            await engine.render(Conversation(messages))
 
 
 @pytest.mark.parametrize("kind", ["smollm2", "public"], scope="session", indirect=True)

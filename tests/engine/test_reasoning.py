@@ -71,3 +71,12 @@ def test_an_answer_without_reasoning_has_no_tokens_of_it() -> None:
     splitter.note([1, 2, 3])
     splitter.push("Yes, of course.")
     assert splitter.tokens == 0
+
+
+def test_space_that_goes_on_for_long_is_looked_at_once() -> None:
+    splitter = ReasoningSplitter(TAGS, begun=False)
+    pieces = 200_000
+    parts = [part for text in ("\n", "<think>", "a", "\n") for part in splitter.push(text)]
+    parts += [part for _ in range(pieces) for part in splitter.push(" \n")]
+    parts += [*splitter.push("b</think>"), *splitter.finish()]
+    assert parts == [Reasoning("a"), Reasoning("\n" + " \n" * pieces + "b")]

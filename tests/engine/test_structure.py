@@ -266,6 +266,12 @@ def test_what_strict_forbids_is_refused_in_openais_words(schema: object, said: s
     assert said in message
 
 
+@pytest.mark.parametrize("form", [[], {}, None, 5])
+def test_a_format_that_is_no_string_is_refused(form: object) -> None:
+    schema = STRICT | {"properties": {"a": {"type": "string", "format": form}}, "required": ["a"]}
+    assert "'format'" in strictly_refused(schema)
+
+
 def test_a_function_is_named_in_what_is_wrong_with_its_schema() -> None:
     tool = Tool("f", parameters={"type": "object"}, strict=True)
     with pytest.raises(InvalidPromptError, match=r"^Invalid schema for function 'f': ") as error:
@@ -282,6 +288,12 @@ def test_a_function_that_is_not_strict_may_say_what_no_grammar_can() -> None:
     check_tool_parameters(Tool("f"), "tools")
     with pytest.raises(InvalidPromptError, match="'objec' is not valid"):
         check_tool_parameters(Tool("f", parameters={"type": "objec"}), "tools")
+
+
+def test_a_functions_arguments_are_an_object() -> None:
+    with pytest.raises(InvalidPromptError, match="got 'type: \"string\"'"):
+        check_tool_parameters(Tool("f", parameters={"type": "string"}), "tools")
+    check_tool_parameters(Tool("f", parameters={"properties": {"a": {"type": "string"}}}), "tools")
 
 
 @pytest.mark.parametrize(

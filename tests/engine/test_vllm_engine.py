@@ -119,6 +119,18 @@ async def test_a_repeated_prompt_comes_from_the_prefix_cache(engines: Engines) -
     assert tokens_of(first) == tokens_of(again)
 
 
+async def test_of_tokens_that_tie_the_same_is_the_likeliest_every_time(engines: Engines) -> None:
+    engine = await engines.use("smollm2")
+    question = ChatMessage("user", "Invent a two-word band name.")  # its answer has several ties
+    prompt = await engine.render(Conversation([question]))
+    await run(engine, prompt)  # from now on the prompt's cache is the same
+    greedy = tokens_of(await run(engine, prompt))
+    for _ in range(4):
+        assert tokens_of(await run(engine, prompt, temperature=1.0, top_k=1)) == greedy
+    several = await run(engine, prompt, n=4)
+    assert [tokens_of([d for d in several if d.index == n]) for n in range(4)] == [greedy] * 4
+
+
 async def test_a_prompt_longer_than_a_step_is_read_in_chunks(engines: Engines) -> None:
     engine = await engines.use("smollm2")
     limit = CONFIGS["smollm2"].max_num_batched_tokens

@@ -163,10 +163,16 @@ async def test_what_cant_be_loaded_is_refused_and_named(
     assert [found["id"] for found in (await admin(gateway, "GET"))[1]["data"]] == []
 
 
-async def test_outside_of_the_root_nothing_is_told_of_what_is_there(gateway: LiveGateway) -> None:
+async def test_outside_of_the_root_nothing_is_told_of_what_is_there(
+    gateway: LiveGateway, root: Path
+) -> None:
     _, there = await load(gateway, path="../beside")
     _, not_there = await load(gateway, path="../nothing")
     assert there == not_there
+    linked = make_adapter(root / "linked")
+    (linked / "adapter_config.json").unlink()
+    (linked / "adapter_config.json").symlink_to("/etc/hostname")
+    assert (await load(gateway, path="linked"))[1] == not_there
 
 
 async def test_an_adapter_is_no_base_and_there_are_only_so_many_places(

@@ -84,6 +84,7 @@ WRONG_FIELDS = [
     ({"messages": [{"role": "assistant"}]}, "messages[0].content", "invalid_value"),
     ({"logprobs": 1}, "logprobs", "invalid_type"),
     ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+    ({"logprobs": True, "top_logprobs": 20, "n": 128}, "logprobs", "invalid_value"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "integer_above_max_value"),
     ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
     (

@@ -89,6 +89,14 @@ async def test_an_echo_of_no_tokens_is_the_scored_prompt_alone(gateway: LiveGate
     assert answer.usage.completion_tokens == 0
 
 
+async def test_the_chosen_token_is_always_among_the_likeliest(gateway: LiveGateway) -> None:
+    answer = await gateway.openai.completions.create(
+        model=MODEL, prompt="One", max_tokens=2, logprobs=0
+    )
+    assert answer.choices[0].logprobs
+    assert answer.choices[0].logprobs.top_logprobs == [{"T": 0.0}, {"h": 0.0}]
+
+
 @pytest.mark.parametrize("echo", [False, True])
 async def test_offsets_count_from_the_prompts_beginning_streamed_and_whole(
     gateway: LiveGateway, echo: bool

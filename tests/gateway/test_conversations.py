@@ -277,3 +277,47 @@ async def test_a_body_of_another_type_is_refused(gateway: LiveGateway) -> None:
     form = aiohttp.FormData({"items": "x"})
     async with gateway.http.post(gateway.url + "/v1/conversations", data=form) as answer:
         assert answer.status == 415
+
+
+LOGPROB: Any = {"token": "x", "bytes": [120], "logprob": -0.5}
+CITATION: Any = {"type": "url_citation", "url": "https://example.com", "title": "A title"}
+BESIDE: Any = {
+    "annotations": [
+        CITATION | {"start_index": 0, "end_index": 1},
+        {"type": "file_citation", "file_id": "file-1", "filename": "a.txt", "index": 0},
+        {"type": "file_path", "file_id": "file-1", "index": 0},
+    ],
+    "logprobs": [LOGPROB | {"top_logprobs": [LOGPROB]}],
+}
+
+
+def said(**beside: Any) -> Any:
+    part = {"type": "output_text", "text": "x", **beside}
+    return {"items": [{"type": "message", "role": "assistant", "content": [part]}]}
+
+
+async def test_what_stands_beside_a_text_comes_back_as_it_was(gateway: LiveGateway) -> None:
+    made = await gateway.openai.conversations.create()
+    status, page = await gateway.post(f"/v1/conversations/{made.id}/items", said(**BESIDE))
+    assert status == 200
+    assert page["data"][0]["content"] == [{"type": "output_text", "text": "x", **BESIDE}]
+
+
+@pytest.mark.parametrize(
+    ("beside", "param"),
+    [
+        ({"logprobs": [{}]}, "logprobs[0].token"),
+        ({"logprobs": [1]}, "logprobs[0]"),
+        ({"logprobs": [LOGPROB]}, "logprobs[0].top_logprobs"),
+        ({"annotations": [None]}, "annotations[0]"),
+        ({"annotations": [{}]}, "annotations[0].type"),
+        ({"annotations": [{"type": "map"}]}, "annotations[0].type"),
+        ({"annotations": [CITATION]}, "annotations[0].start_index"),
+    ],
+)
+async def test_what_stands_beside_a_text_has_the_shapes_of_the_api(
+    gateway: LiveGateway, beside: Any, param: str
+) -> None:
+    made = await gateway.openai.conversations.create()
+    status, answer = await gateway.post(f"/v1/conversations/{made.id}/items", said(**beside))
+    assert (status, answer["error"]["param"]) == (400, f"items[0].content[0].{param}")

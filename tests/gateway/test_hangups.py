@@ -144,3 +144,26 @@ async def test_a_hang_up_behind_a_large_body_aborts_its_request(
     writer.transport.abort()
     async with asyncio.timeout(1):
         await gateway.idle()
+
+
+async def test_a_hang_up_while_a_schema_is_tried_frees_its_place(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, given_up = asyncio.Event(), asyncio.Event()
+
+    async def for_ever(_structure: object) -> None:
+        tried.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+
+    monkeypatch.setattr(gateway.engine, "check_structure", for_ever)
+    body = {**LONG, "ignore_eos": False, "response_format": {"type": "json_object"}}
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes(body))
+    await tried.wait()
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        await given_up.wait()
+    await gateway.idle()

@@ -188,6 +188,15 @@ async def test_a_path_that_is_read_and_posted_has_both(everything: LiveGateway) 
     assert {"get", "post"} <= set((await document(everything))["paths"][CHAT])
 
 
+async def test_only_a_conversation_can_be_made_of_nothing(everything: LiveGateway) -> None:
+    bodies = {
+        (method, path): operation["requestBody"]["required"]
+        for path, method, operation in operations(await document(everything))
+        if "requestBody" in operation
+    }
+    assert [key for key in bodies if not bodies[key]] == [("post", "/v1/conversations")]
+
+
 async def test_keys_are_asked_for_where_there_are_some(start_gateway: StartGateway) -> None:
     key = [{"name": "one", "sha256": "0" * 64}]
     locked = await document(await start_gateway(**{"auth.api_keys": key}))

@@ -88,3 +88,11 @@ async def test_texts_that_dont_pair_up_are_a_400(gateway: LiveGateway) -> None:
     status, answer = await score(gateway, text_1="a", text_2="b" * 600)
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
     assert answer["error"]["param"] == "text_2"
+
+
+async def test_a_query_is_read_with_each_document_and_counts_with_each(
+    gateway: LiveGateway,
+) -> None:
+    status, answer = await rerank(gateway, query="q" * 2_000, documents=["d"] * 1_000)
+    assert (status, answer["error"]["param"]) == (400, "documents")
+    assert "2,000,000 characters" in answer["error"]["message"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
@@ -126,6 +128,22 @@ async def test_events_can_be_streamed_again_from_any_place(gateway: LiveGateway)
         )
     ]
     assert resumed == list(range(4, last + 1))
+
+
+async def test_of_a_response_that_has_ended_only_its_events_stay_in_memory(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"engine.simulated.step_ms": 5})
+    response_id = await begun(gateway)
+    run = gateway.services.background.running("anonymous", response_id)
+    assert run is not None
+    kept = weakref.ref(run)
+    del run
+    stream = await followed(gateway, response_id)
+    await gateway.idle()
+    gc.collect()
+    assert kept() is None
+    assert await followed(gateway, response_id) == stream
 
 
 async def test_a_client_that_hangs_up_is_nothing_to_its_background_response(

@@ -8,10 +8,23 @@ from typing import Any
 import pytest
 
 from engine.base import ChatMessage, ToolCall
+from engine.structure import check_tool_parameters
 from gateway.errors import InvalidRequestError
+from gateway.protocol import tools as wire_tools
 from gateway.responses.history import messages
+from gateway.store import conversations as stored_conversations
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
-from tests.gateway.responding import CALL, TOOLS, get, made, respond, speaking
+from tests.gateway.responding import (
+    CALL,
+    TOOLS,
+    checked,
+    events,
+    get,
+    made,
+    respond,
+    speaking,
+    types,
+)
 
 SPOKEN = "The quick brown fox jumps over the lazy dog."
 
@@ -142,6 +155,23 @@ async def test_what_failed_adds_nothing_to_a_conversation(start_gateway: StartGa
     assert not (await gateway.openai.conversations.items.list(conversation.id)).data
 
 
+@pytest.mark.parametrize("stored", [True, False])
+async def test_what_a_conversation_refuses_to_take_has_failed(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    conversation = await gateway.openai.conversations.create()
+    monkeypatch.setattr(stored_conversations, "MAX_ITEMS", 1)
+    fields = {"conversation": conversation.id, "store": stored}
+    stream = await events(gateway, **fields)
+    assert types(stream)[-2:] == ["error", "failed"]
+    final = checked(stream[-1]["response"])
+    status, found = await get(gateway, final["id"])
+    assert (status, found) == (200, final) if stored else status == 404
+    status, answer = await respond(gateway, **fields)
+    assert (status, answer["error"]["param"]) == (400, "items")
+    assert not (await gateway.openai.conversations.items.list(conversation.id)).data
+
+
 async def test_the_oldest_items_make_room_where_truncation_is_automatic(
     start_gateway: StartGateway,
 ) -> None:
@@ -193,6 +223,22 @@ def thought(text: str) -> dict[str, Any]:
         "summary": [],
         "content": [{"type": "reasoning_text", "text": text}],
     }
+
+
+async def test_schemas_are_looked_at_once_however_many_items_are_left_out(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+
+    def checked_once(tool: Any, param: str) -> int:
+        looked_at.append(tool.name)
+        return check_tool_parameters(tool, param)
+
+    monkeypatch.setattr(wire_tools, "check_tool_parameters", checked_once)
+    items = [{"role": "user", "content": "x" * 100}] * 20
+    response = await made(gateway, input=items, tools=TOOLS, truncation="auto")
+    assert input_tokens(response) < 512
+    assert looked_at == ["weather", "time"]
 
 
 def test_what_an_assistant_thought_said_and_called_is_one_message() -> None:

@@ -240,3 +240,19 @@ async def test_everyone_sees_their_own(
     assert (await ann.retrieve(made.id)).id == made.id
     with pytest.raises(openai.AuthenticationError):
         await gateway.openai.chat.completions.list()
+
+
+async def test_a_stream_that_cant_be_kept_still_tells_all_of_its_text(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_args: object, **_fields: object) -> bool:
+        raise OSError
+
+    monkeypatch.setattr(type(gateway.services.store.completions), "save", fail)
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    url = gateway.url + "/v1/chat/completions"
+    async with gateway.http.post(url, json={**body, "store": True, "stream": True}) as answer:
+        told = await answer.text()
+    assert '"content":"T"' in told
+    assert '"error"' in told
+    assert "[DONE]" not in told

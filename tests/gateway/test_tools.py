@@ -10,8 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.base import Tool
 from engine.scripted import SCRIPTED_CALLS
-from engine.tools import CallArguments, CallBegun, FreeCalls, NamedCall, Piece, RequiredCalls
+from engine.tools import (
+    CallArguments,
+    CallBegun,
+    FreeCalls,
+    NamedCall,
+    Piece,
+    RequiredCalls,
+    named_structure,
+)
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
 
 TOOLS: Any = [
@@ -224,3 +233,53 @@ def test_required_calls_are_read_wherever_their_text_is_cut(
 def test_a_named_call_of_no_text_is_none() -> None:
     assert read(NamedCall("weather"), "", []) == []
     assert read(NamedCall("weather"), "{}", [1]) == [CallBegun("weather"), CallArguments("{}")]
+
+
+def test_what_is_held_for_long_is_looked_at_once() -> None:
+    finder = FreeCalls(SCRIPTED_CALLS)
+    pieces = 200_000
+    found = [piece for _ in range(pieces) for piece in finder.push(" \n")]
+    found += finder.push('<tool_call>{"name": "time", "arguments": {"at": "')
+    found += [piece for _ in range(pieces) for piece in finder.push("</tool>")]
+    found += finder.push('"}}</tool_call>')
+    assert found == [CallBegun("time"), CallArguments(json.dumps({"at": "</tool>" * pieces}))]
+
+
+async def test_only_one_call_is_told_where_parallel_ones_are_unwanted(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await speaking(start_gateway, f"{CALL}\n{OTHER}")
+    fields: Any = {"tools": TOOLS, "parallel_tool_calls": False}
+    whole = await gateway.openai.chat.completions.create(model=MODEL, messages=QUESTION, **fields)
+    choice, _ = await streamed(gateway, **fields)
+    for found in (whole.choices[0], choice):
+        assert [name for name, _ in calls_of(found.message)] == ["weather"]
+        assert found.message.content is None
+
+
+async def test_a_tools_answer_may_name_the_function(gateway: LiveGateway) -> None:
+    function = {"name": "time", "arguments": "{}"}
+    call = {"id": "call_1", "type": "function", "function": function}
+    answer = {"role": "tool", "tool_call_id": "call_1", "name": "time", "content": "noon"}
+    history = [*QUESTION, {"role": "assistant", "tool_calls": [call]}, answer]
+    status, _ = await gateway.chat(messages=history, tools=TOOLS)
+    assert status == 200
+
+
+async def test_the_schemas_of_all_tools_together_are_limited(gateway: LiveGateway) -> None:
+    schema = {"type": "object", "properties": {"a": {"anyOf": [{}] * 3000}}}
+    tools = [
+        {"type": "function", "function": {"name": f"f{number}", "parameters": schema}}
+        for number in range(8)
+    ]
+    status, answer = await gateway.chat(tools=tools)
+    assert (status, answer["error"]["param"]) == (400, "tools")
+    status, _ = await gateway.chat(tools=tools[:2])
+    assert status == 200
+
+
+def test_arguments_are_an_object_also_where_their_schema_says_nothing_of_it() -> None:
+    structure = named_structure(Tool("f", parameters={"description": "what it takes"}))
+    assert json.loads(structure.text)["type"] == "object"
+    recursive = {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object"}}}
+    assert json.loads(named_structure(Tool("f", parameters=recursive)).text) == recursive

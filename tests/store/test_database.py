@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
 from gateway.config import ConfigError, StateConfig
 from gateway.errors import InvalidRequestError, UnavailableError
@@ -302,3 +303,11 @@ async def test_a_locked_database_is_a_503(tmp_path: Path, monkeypatch: pytest.Mo
     other.close()
     await database.write(insert)
     await database.close()
+
+
+async def test_what_clients_wrote_is_not_told_by_errors_of_the_database(store: Store) -> None:
+    given = completion(1)
+    assert await store.completions.save("ann", given, USER, {"secret": "s3cret"})
+    with pytest.raises(IntegrityError) as failed:
+        await store.completions.save("ann", given, USER, {"secret": "s3cret"})
+    assert given["id"] not in str(failed.value)
