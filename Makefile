@@ -11,11 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bench profile test lint fmt lock setup setup-dev clean distclean
+.PHONY: help serve bench profile test conformance fuzz lint fmt lock setup setup-dev clean distclean
 
 help: ## list the targets
 	@echo "make TARGET [DEVICE=auto|cpu|cuda] [ARGS='more arguments']"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 serve: setup ## install what is missing, then serve on 127.0.0.1:8000
 	@exec $(PY) -m gateway serve $(ARGS)
@@ -28,6 +28,12 @@ profile: setup-dev ## draw where the serving process spends its time: ARGS='-o p
 
 test: lint ## lint, type-check and test; ARGS go to pytest
 	@$(PY) -m pytest $(ARGS)
+
+conformance: setup-dev ## other people's clients and suites against our server: ARGS='--suite langchain'
+	@exec $(PY) -m tests.conformance $(ARGS)
+
+fuzz: setup-dev ## requests made up from OpenAI's description and ours: ARGS='--cases 10000'
+	@exec $(PY) -m tests.conformance.fuzz $(ARGS)
 
 lint: setup-dev ## ruff, mypy and the import rules
 	@$(PY) -m ruff check .
@@ -53,5 +59,5 @@ clean: ## remove caches and build output
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## the same, and .venv
-	@rm -rf $(VENV)
+distclean: clean ## the same, and the environments
+	@rm -rf $(VENV) .conformance

@@ -1,0 +1,37 @@
+"""The results for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tests.conformance.expectations import Result
+from tests.conformance.outcomes import State
+
+_STATES: tuple[State, ...] = ("passed", "skipped", "expected", "unexpected", "failed")
+_MOST_SHOWN = 300
+
+
+def show(results: Sequence[Result], console: Console) -> None:
+    """One table, then every test that isn't as expected."""
+    caption = "expected: failed, as expected.toml lists it; unexpected: listed there, but passed"
+    table = Table(show_footer=True, caption=caption, caption_justify="left")
+    table.add_column("suite", "all", no_wrap=True)
+    table.add_column("client", no_wrap=True)
+    for state in _STATES:
+        total = sum(result.count(state) for result in results)
+        table.add_column(state, str(total), justify="right")
+    table.add_column("s", f"{sum(result.seconds for result in results):.0f}", justify="right")
+    for result in results:
+        counts = [str(result.count(state) or "") for state in _STATES]
+        style = None if result.good else "red"
+        table.add_row(result.suite, result.client, *counts, f"{result.seconds:.0f}", style=style)
+    console.print(table)
+    for result in results:
+        for one in result.outcomes:
+            if one.state in ("failed", "unexpected"):
+                detail = escape(" ".join(one.detail.split())[:_MOST_SHOWN])
+                console.print(f"[red]{one.state}[/] {result.suite} {escape(one.name)}: {detail}")
