@@ -35,19 +35,6 @@ TEXTS = ("plain", "  spaces  and\ttabs\n", "Größe, naïve, 東京", "🙂👩�
 _ids = (f"contract-{number}" for number in itertools.count())
 
 
-# Of session scope, so that pytest keeps the tests of one engine together: starting one takes long.
-@pytest.fixture(
-    params=[
-        "simulated",
-        pytest.param("smollm2", marks=pytest.mark.engine),
-        pytest.param("public", marks=pytest.mark.engine),
-    ],
-    scope="session",
-)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest_asyncio.fixture(loop_scope="session")
 async def engine(kind: str, engines: Engines) -> AsyncIterator[Engine]:
     if kind != "simulated":

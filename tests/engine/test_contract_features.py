@@ -45,18 +45,6 @@ WEATHER = Tool(
 )
 
 
-@pytest.fixture(
-    params=[
-        "simulated",
-        pytest.param("smollm2", marks=pytest.mark.engine),
-        pytest.param("public", marks=pytest.mark.engine),
-    ],
-    scope="session",
-)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest_asyncio.fixture(loop_scope="session")
 async def engine(kind: str, engines: Engines) -> AsyncIterator[Engine]:
     if kind != "simulated":
