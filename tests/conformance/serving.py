@@ -69,7 +69,7 @@ async def embedded_server(home: Path, console: Console) -> AsyncIterator[Target]
 def _configuration(embeds: Path | None) -> dict[str, Any]:
     """Eager: it starts sooner, and these suites wait little for tokens. The context bounds what a
     model says that finds no end."""
-    engine: dict[str, Any] = {"compile": "off", "max_num_seqs": 8, "max_model_len": 2560}
+    engine: dict[str, Any] = {"compile": "off", "max_num_seqs": 8, "max_model_len": 4096}
     models: list[dict[str, Any]] = [
         {"name": EMBEDDED_MODEL, "engine": engine},
         {"name": _SECOND_MODEL, "engine": {"kind": "simulated"}},

@@ -26,7 +26,7 @@ _FOLDER: Final = Path(__file__).parent
 _LIMIT_S: Final = 1800
 _TAIL_LINES: Final = 25
 # Its evaluations of the model, which follow the probes and aren't wanted, end with this budget.
-_PROBE_TOKENS: Final = 24_000
+_PROBE_TOKENS: Final = 60_000
 _QUIET: Final = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LANGSMITH_TRACING": "false",
@@ -75,7 +75,7 @@ def _node_test(file: str) -> Command:
 
 def _llmprobe(*, embeds: bool = False) -> Command:
     def command(clients: Clients, target: Target, results: Path) -> Sequence[str]:
-        budget = ["--budget", str(_PROBE_TOKENS)]
+        budget = ["--full", "--budget", str(_PROBE_TOKENS)]
         model = target.embedding_model if embeds else target.model
         options = ["--no-bench", "--no-save", "--no-color", "--save", str(results), *budget]
         probe = clients.node.with_name("llmprobe")
