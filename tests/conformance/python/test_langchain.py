@@ -51,6 +51,10 @@ class TestChat(ChatModelIntegrationTests):
         return True
 
     @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
     def model_override_value(self) -> str:
         return TARGET.second_model
 
