@@ -11,11 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bench profile test conformance fuzz lint fmt lock setup setup-dev clean distclean
+.PHONY: help serve bench profile test test-services conformance fuzz lint fmt lock setup setup-dev clean distclean
 
 help: ## list the targets
 	@echo "make TARGET [DEVICE=auto|cpu|cuda] [ARGS='more arguments']"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
 
 serve: setup ## install what is missing, then serve on 127.0.0.1:8000
 	@exec $(PY) -m gateway serve $(ARGS)
@@ -28,6 +28,9 @@ profile: setup-dev ## draw where the serving process spends its time: ARGS='-o p
 
 test: lint ## lint, type-check and test; ARGS go to pytest
 	@$(PY) -m pytest $(ARGS)
+
+test-services: setup-dev ## the same beside a PostgreSQL and a Redis of its own, which must be installed
+	@exec $(PY) -m scripts.services $(MAKE) test
 
 conformance: setup-dev ## other people's clients and suites against our server: ARGS='--suite langchain'
 	@exec $(PY) -m tests.conformance $(ARGS)

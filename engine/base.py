@@ -190,12 +190,18 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     """One prompt to complete `sampling.n` times. `request_id` is unique among live requests.
 
     `adapter` names a LoRA adapter that was added to the engine; None is the model itself.
+    `generated` are tokens this completion has already, from an engine that died: it goes on after
+    them, and what they say counts as told; `sampling` is the whole completion's, and has to be
+    `checks.resumable`. Of the requests that wait, those of a lower `priority` go first, and among
+    equals those that came first.
     """
 
     request_id: str
     prompt: Prompt
     sampling: SamplingOptions = msgspec.field(default_factory=SamplingOptions)
     adapter: str | None = None
+    generated: Sequence[int] = ()
+    priority: int = 0
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -254,6 +260,17 @@ class Sink(Protocol):
 class Submission(Protocol):
     """A request inside the engine."""
 
+    @property
+    def produced(self) -> int:
+        """Completion tokens so far, taken or not, of all choices; without
+        `GenerateRequest.generated`. Stays once the request is over."""
+        ...
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens the first choice found in the prefix cache, once its first token came."""
+        ...
+
     def take(self) -> Sequence[TokenDelta]:
         """What has come since it was last asked: at most one delta for each choice."""
         ...
@@ -270,7 +287,11 @@ class EngineStats:
 
     `seconds_since_step` counts from the last step, or from when the engine last got work after
     being idle; None before any work. Together with `running` it is the forward-progress signal:
-    running > 0 with a growing `seconds_since_step` is a stuck engine.
+    running > 0 with a growing `seconds_since_step` is a stuck engine, or one in a long step:
+    `Activity` tells them apart.
+
+    `prompt_tokens_total` counts a prompt once, whatever its choices, with the first token that
+    comes of it, and not again where a completion is continued.
     """
 
     running: int
@@ -283,8 +304,20 @@ class EngineStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """What the processes of an engine do: CPU time they have used so far, in seconds, and whether
+    one of them is held by a signal (SIGSTOP)."""
+
+    cpu_s: float
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What is being served, fixed after start. Sizes in bytes, lengths in tokens."""
+    """What is being served, fixed after start. Sizes in bytes, lengths in tokens.
+
+    `max_num_seqs` is each copy's; `copies` of the model stand behind one engine (data parallel).
+    """
 
     model: str
     engine: str
@@ -297,6 +330,7 @@ class EngineInfo:
     vocab_size: int
     max_num_seqs: int
     kv_cache_tokens: int | None
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,8 +359,22 @@ class LoadedModel(Protocol):
 
     def stats(self) -> EngineStats: ...
 
+    def activity(self) -> Activity | None:
+        """None where its processes can't be seen. Reads a file for each of them: for every probe,
+        not for every token."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine has died or was closed: it will not serve again."""
+        ...
+
+    async def died(self) -> None:
+        """Return once the engine isn't alive any more."""
+        ...
+
     async def check_health(self) -> None:
-        """Raises EngineDeadError where the engine can't serve any more."""
+        """Raises EngineDeadError where the engine isn't alive any more."""
         ...
 
     async def drain(self) -> None:
@@ -334,7 +382,8 @@ class LoadedModel(Protocol):
         ...
 
     async def close(self) -> None:
-        """Stop the engine and its processes. Idempotent."""
+        """Stop the engine and its processes; what is unfinished fails. Idempotent, and ends within
+        seconds whatever state they are in."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.base import ContextLengthError, InvalidPromptError, SamplingOptions
+from engine.base import ContextLengthError, GenerateRequest, InvalidPromptError, SamplingOptions
 from engine.structure import check_with_structure
 
 
@@ -75,3 +75,37 @@ def check_sampling(sampling: SamplingOptions, vocab_size: int) -> None:
                     f"{vocab_size - 1}.",
                     param,
                 )
+
+
+def resumable(sampling: SamplingOptions) -> bool:
+    """Whether a completion can be continued exactly from its tokens alone.
+
+    Not with a seed: how far its generator has come isn't known. Nor with penalties or a grammar,
+    which would take the tokens so far for a part of the prompt.
+    """
+    return (
+        sampling.n == 1
+        and sampling.seed is None
+        and sampling.structure is None
+        and sampling.prompt_logprobs is None
+        and not sampling.presence_penalty
+        and not sampling.frequency_penalty
+        and sampling.repetition_penalty == 1
+    )
+
+
+def check_request(request: GenerateRequest, *, vocab_size: int, max_model_len: int) -> int:
+    """How many tokens this request may still generate, for each choice.
+
+    Raises InvalidPromptError where an option can't be served, or `generated` can't be continued;
+    ContextLengthError.
+    """
+    sampling = request.sampling
+    check_sampling(sampling, vocab_size)
+    room = completion_room(len(request.prompt.token_ids), sampling.max_tokens, max_model_len)
+    if not request.generated:
+        return room
+    check_token_ids(request.generated, vocab_size=vocab_size, param="prompt")
+    if not resumable(sampling) or len(request.generated) >= room:
+        raise InvalidPromptError("This completion can't be continued.")
+    return room - len(request.generated)

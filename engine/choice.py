@@ -1,17 +1,16 @@
 """One choice of a request: from the engine core's tokens to what is told of them.
 
-Outputs, prefill statistics and scores are read as vLLM's `EngineCoreOutput` has them; nothing of
-vLLM is imported.
+Why a choice ended is told as vLLM numbers it; nothing of vLLM is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Final, Generic, TypeVar
 
 from engine.base import FinishReason, GenerateRequest, TokenDelta, TokenLogprob
 from engine.detokenizer import Detokenizer
-from engine.logprobs import Spelling, SpokenLogprobs, first_of, logprob_of
+from engine.logprobs import Position, Spelling, SpokenLogprobs, first_of, logprob_of
 from engine.stops import StopStrings
 
 # By vLLM's `FinishReason`. Nobody here asks for an abort and still listens.
@@ -30,26 +29,31 @@ class Choice(Generic[Owner]):
 
     The tokens of a `watched` one become text as they come: each may complete a stop string, or has
     log-probabilities to be told with its text. `submission` is what the choice belongs to.
+
+    One that is continued first reads the tokens it has already, and forgets what they say: so
+    characters, stop strings and log-probabilities that are only begun go on where they were.
     """
 
     __slots__ = (
-        "_cached",
         "_checked",
+        "_earlier",
         "_finish",
         "_index",
         "_logprobs",
         "_min_tokens",
-        "_prefilled",
-        "_produced",
         "_prompt",
         "_prompt_logprobs",
+        "_read",
+        "_rescored",
         "_silent",
         "_stops",
+        "_taken",
         "_text",
         "_told",
         "_top",
         "_words",
         "broken",
+        "cached_tokens",
         "just_finished",
         "submission",
         "tokens",
@@ -69,6 +73,8 @@ class Choice(Generic[Owner]):
         self.tokens: list[int] = []
         self.broken: str | None = None
         self.watched = bool(sampling.stop) or sampling.logprobs is not None
+        self.cached_tokens = 0
+        self._taken = 0
         self._stops = StopStrings(sampling.stop) if sampling.stop else None
         self._logprobs: SpokenLogprobs | None = None
         if sampling.logprobs is not None:
@@ -80,9 +86,9 @@ class Choice(Generic[Owner]):
         self._index = index
         self._text = text
         self._min_tokens = sampling.min_tokens
-        self._produced = 0
-        # Of a watched choice: what may be told of the tokens that aren't taken yet, and the length
-        # of what was told.
+        # Of a watched choice: its tokens so far, what may be told of those that aren't taken yet,
+        # and the length of what was told.
+        self._read = 0
         self._checked = ""
         self._told = 0
         # How many of the last tokens are no text: one that ended the sequence.
@@ -90,38 +96,46 @@ class Choice(Generic[Owner]):
         self._finish: FinishReason | None = None
         # Whether the end is still to be told.
         self.just_finished = False
-        self._prefilled = False
-        self._cached = 0
+        # Tokens of before that wait for their log-probabilities, and those of the prompt and them.
+        self._earlier: Sequence[int] = ()
+        self._rescored: list[Position] = []
+        if request.generated:
+            self._continue(request.generated)
 
     @property
     def over(self) -> bool:
         """Whether this choice has come to an end, a good one or not."""
         return self._finish is not None or self.broken is not None
 
-    def prefilled(self, stats: Any) -> int:
-        """Note the prefix cache's hits; returns the prompt's tokens, the first time."""
-        if self._prefilled:  # preempted, and computed again
-            return 0
-        self._prefilled = True
-        self._cached = stats.num_cached_tokens
-        prompt_tokens: int = stats.num_prompt_tokens
-        return prompt_tokens
+    @property
+    def produced(self) -> int:
+        """Its tokens so far, taken or not."""
+        return self._taken + len(self.tokens)
 
-    def scored(self, tensors: Any) -> None:
-        """Note the log-probabilities of a part of the prompt."""
+    def prefilled(self, cached_tokens: int) -> None:
+        """Its prompt has been computed; so many tokens were cached, some perhaps of what it is
+        continued from."""
+        if not self.produced:  # else it was preempted, and computed again
+            self.cached_tokens = min(cached_tokens, len(self._prompt))
+
+    def scored(self, positions: Iterable[Position]) -> None:
+        """Note the log-probabilities of a part of the prompt, from its second token on."""
+        if self._earlier:
+            self._rescored += positions
         if self._top is None:
             return
         if not self._prompt_logprobs:
             self._prompt_logprobs.append(first_of(self._prompt[0], self._words))
-        rows = zip(tensors.logprob_token_ids.tolist(), tensors.logprobs.tolist(), strict=True)
-        self._prompt_logprobs += [
-            logprob_of(list(zip(*row, strict=True)), self._words, self._top) for row in rows
-        ]
+        self._prompt_logprobs += [logprob_of(one, self._words, self._top) for one in positions]
 
-    def check(self, output: Any) -> Sequence[int]:
-        """See whether new tokens end the choice; returns those of them that belong to it."""
-        tokens: Sequence[int] = output.new_token_ids
-        reason: int | None = output.finish_reason
+    def check(
+        self, tokens: Sequence[int], reason: int | None, positions: Sequence[Position] = ()
+    ) -> Sequence[int]:
+        """See whether new tokens end the choice; returns those of them that belong to it.
+
+        `reason` is the engine's, where it has ended it; `positions` are the tokens'
+        log-probabilities, where they were asked for.
+        """
         if reason in _BROKEN:
             self.broken = _BROKEN[reason]
             return ()
@@ -130,7 +144,9 @@ class Choice(Generic[Owner]):
         if reason is not None:
             self._finish = _FINISH[reason]
         if self.watched:
-            tokens = self._watch(tokens, output.new_logprobs)
+            if self._earlier:
+                self._reread()
+            tokens = self._watch(tokens, positions)
         self.just_finished = self._finish is not None
         return tokens
 
@@ -147,26 +163,49 @@ class Choice(Generic[Owner]):
         else:
             spoken = tokens[: len(tokens) - self._silent] if self._silent else tokens
             text = self._text.extend(spoken)
+        self._taken += len(tokens)
         self.tokens = []
         self.just_finished = False
+        scored: Sequence[TokenLogprob] = ()
         if self._prompt_logprobs:
             scored, self._prompt_logprobs = self._prompt_logprobs, []
-            return TokenDelta(
-                self._index, text, tokens, self._finish, self._cached, logprobs, scored, stop_string
-            )
         return TokenDelta(
-            self._index, text, tokens, self._finish, self._cached, logprobs, (), stop_string
+            self._index,
+            text,
+            tokens,
+            self._finish,
+            self.cached_tokens,
+            logprobs,
+            scored,
+            stop_string,
         )
 
-    def _watch(self, tokens: Sequence[int], scores: Any) -> Sequence[int]:
+    def _continue(self, tokens: Sequence[int]) -> None:
+        if self._logprobs is not None:
+            # Some may belong to text that wasn't told yet: the engine scores the tokens again.
+            self._earlier = tokens
+        elif self.watched:
+            self._watch(tokens)
+            self._checked = ""
+        else:
+            self._text.extend(tokens)
+
+    def _reread(self) -> None:
+        """The tokens of before, now that their log-probabilities are here."""
+        tokens, self._earlier = self._earlier, ()
+        positions, self._rescored = self._rescored[-len(tokens) :], []
+        self._watch(tokens, positions)
+        self._told, self._checked = len(self._checked), ""
+        if self._logprobs is not None:
+            self._logprobs.until(self._told)
+
+    def _watch(self, tokens: Sequence[int], positions: Sequence[Position] = ()) -> Sequence[int]:
         """Let the text of `tokens` through, up to a stop string."""
         for count, token in enumerate(tokens[: len(tokens) - self._silent], 1):
-            self._produced += 1
+            self._read += 1
             text = self._text.push(token)
-            if self._logprobs is not None and scores is not None:
-                ids, values = scores.logprob_token_ids[count - 1], scores.logprobs[count - 1]
-                position = list(zip(ids.tolist(), values.tolist(), strict=True))
-                self._logprobs.add(position, text)
+            if self._logprobs is not None and positions:
+                self._logprobs.add(positions[count - 1], text)
             if self._passes_stop(text):
                 self._finish = "stop"
                 return tokens[:count]
@@ -179,6 +218,6 @@ class Choice(Generic[Owner]):
         if self._stops is None:
             self._checked += text
             return False
-        through, stopped = self._stops.push(text, ignored=self._produced <= self._min_tokens)
+        through, stopped = self._stops.push(text, ignored=self._read <= self._min_tokens)
         self._checked += through
         return stopped

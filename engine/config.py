@@ -36,6 +36,9 @@ class SimulatedConfig(Frozen):
     die_after_tokens: int | None = Field(
         None, ge=0, description="the engine dies once it has produced this many tokens"
     )
+    die_again: bool = Field(
+        False, description="so does the one that takes its place, and each after it"
+    )
     fail_every: int | None = Field(
         None, ge=1, description="every so many-th request fails half-way through"
     )
@@ -134,3 +137,13 @@ class EngineConfig(Frozen):
     )
     parallel: ParallelConfig = ParallelConfig()
     simulated: SimulatedConfig = SimulatedConfig()
+
+    @property
+    def restarted(self) -> EngineConfig:
+        """The settings of an engine that takes the place of one that died: its script's faults are
+        played, unless they are told to repeat."""
+        script = self.simulated
+        if script.die_after_tokens is None or script.die_again:
+            return self
+        healed = script.model_copy(update={"die_after_tokens": None})
+        return self.model_copy(update={"simulated": healed})

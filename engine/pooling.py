@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,6 +10,9 @@ from engine.base import LoadedModel, Prompt
 
 Vector = bytes
 """An embedding: float32 numbers, little-endian, one after the other."""
+
+Counted = Callable[[int, int], Awaitable[None]]
+"""Is told how many tokens will be read, in how many inputs, and awaited before they are."""
 
 ScoreKind = Literal["cosine", "cross-encoder"]
 
@@ -59,10 +62,16 @@ class Embedder(LoadedModel, Protocol):
         """
         ...
 
-    async def score(self, request_id: str, pairs: Sequence[tuple[str, str]]) -> Scores:
+    async def score(
+        self,
+        request_id: str,
+        pairs: Sequence[tuple[str, str]],
+        counted: Counted | None = None,
+    ) -> Scores:
         """How well the second text of each pair answers the first: the cosine of their embeddings,
         -1..1, or what a cross-encoder says, 0..1.
 
-        Raises InvalidPromptError, ContextLengthError, EngineGenerateError, EngineDeadError.
+        Raises InvalidPromptError, ContextLengthError, EngineGenerateError, EngineDeadError, and
+        what `counted` raises.
         """
         ...

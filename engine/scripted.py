@@ -28,7 +28,8 @@ VOCAB_SIZE = 264
 
 
 class ScriptedSequence:
-    """One choice: walks through the script and cuts at stop strings."""
+    """One choice: walks through the script and cuts at stop strings. What it is continued from is
+    walked through first, and counts as produced."""
 
     def __init__(
         self,
@@ -53,10 +54,14 @@ class ScriptedSequence:
         self._scored: Sequence[TokenLogprob] = ()
         if sampling.prompt_logprobs is not None:
             self._scored = scored_prompt(request.prompt.token_ids, sampling.prompt_logprobs)
+        for token in request.generated:
+            self._add(token)
 
     def advance(self) -> TokenDelta:
         """Produce the next token."""
-        token = self._next_token()
+        return self._add(self._next_token())
+
+    def _add(self, token: int) -> TokenDelta:
         self.produced += 1
         finish = self._finish(token)
         text = ""

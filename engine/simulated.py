@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from engine.base import (
+    Activity,
     Conversation,
     EngineDeadError,
-    EngineError,
     EngineGenerateError,
     EngineInfo,
     EngineStats,
@@ -31,9 +30,8 @@ from engine.base import (
     StartPhase,
     Structure,
     Submission,
-    TokenDelta,
 )
-from engine.checks import check_prompt, check_sampling, check_token_ids, completion_room
+from engine.checks import check_prompt, check_request, check_token_ids
 from engine.config import EngineConfig
 from engine.meter import Meter
 from engine.reasoning import ReasoningTags
@@ -45,7 +43,7 @@ from engine.scripted import (
     encode,
     render_chat,
 )
-from engine.streaming import Pending
+from engine.simulated_call import Call, Choice
 from engine.structure import check_structure
 from engine.tools import ToolSyntax
 
@@ -63,15 +61,20 @@ class SimulatedEngine:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._script = config.simulated
+        self._clock = clock
         self._answer = self._script.text.encode()
         self._sleep = sleep
         self._meter = Meter(clock)
-        self._waiting: deque[_Sequence] = deque()
-        self._running: list[_Sequence] = []
+        # In the order they will run in.
+        self._waiting: list[Choice] = []
+        self._running: list[Choice] = []
         self._stepping: asyncio.Task[None] | None = None
         self._requests = 0
         self._produced = 0
         self._dead: str | None = None
+        self._ended = asyncio.Event()
+        # When it stopped stepping, which takes its CPU time to an end.
+        self._stalled_at: float | None = None
         self._adapters: dict[str, str] = {}
         self._max_adapters = config.max_adapters
         max_model_len = config.max_model_len or DEFAULT_MAX_MODEL_LEN
@@ -156,22 +159,28 @@ class SimulatedEngine:
         self._raise_if_dead()
         if request.adapter is not None and request.adapter not in self._adapters:
             raise InvalidPromptError(f"The adapter `{request.adapter}` is not loaded.", "model")
-        sampling, prompt_tokens = request.sampling, len(request.prompt.token_ids)
-        check_sampling(sampling, VOCAB_SIZE)
-        limit = completion_room(prompt_tokens, sampling.max_tokens, self._info.max_model_len)
+        sampling, done = request.sampling, len(request.generated)
+        left = check_request(request, vocab_size=VOCAB_SIZE, max_model_len=self._info.max_model_len)
         self._requests += 1
-        call = _Call(self, sink, sampling.n, self._failure_point(sampling, limit))
-        self._meter.enter(sampling.n)
-        self._waiting.extend(
-            _Sequence(call, ScriptedSequence(index, limit, request, self._answer), prompt_tokens)
-            for index in range(sampling.n)
+        call = Call(
+            self._drop,
+            sink,
+            request.priority,
+            sampling.n,
+            self._failure_point(sampling, done + left),
+            0 if done else len(request.prompt.token_ids),
         )
+        self._meter.enter(sampling.n)
+        for index in range(sampling.n):
+            script = ScriptedSequence(index, done + left, request, self._answer)
+            sequence = Choice(call, script, len(request.prompt.token_ids) + done, done)
+            insort(self._waiting, sequence, key=lambda waiting: waiting.call.priority)
         if self._stepping is None or self._stepping.done():
             self._stepping = asyncio.create_task(self._run(), name="simulated engine")
         return call
 
     def stats(self) -> EngineStats:
-        held = sum(sequence.prompt_tokens + sequence.script.produced for sequence in self._running)
+        held = sum(choice.held for choice in self._running)
         return EngineStats(
             running=len(self._running),
             waiting=len(self._waiting),
@@ -181,6 +190,17 @@ class SimulatedEngine:
             tokens_per_second=self._meter.tokens_per_second,
             seconds_since_step=self._meter.seconds_since_step,
         )
+
+    def activity(self) -> Activity:
+        """It computes all the time, as long as it isn't stuck."""
+        return Activity(self._clock() if self._stalled_at is None else self._stalled_at)
+
+    @property
+    def alive(self) -> bool:
+        return self._dead is None
+
+    async def died(self) -> None:
+        await self._ended.wait()
 
     async def check_health(self) -> None:
         self._raise_if_dead()
@@ -207,16 +227,17 @@ class SimulatedEngine:
         ends = limit if sampling.ignore_eos else min(limit, len(self._answer) + 1)
         return max(1, ends // 2)
 
-    def _drop(self, call: _Call) -> None:
+    def _drop(self, call: Call) -> None:
         call.over = True
         before = len(self._waiting) + len(self._running)
-        self._waiting = deque(s for s in self._waiting if s.call is not call)
+        self._waiting = [s for s in self._waiting if s.call is not call]
         self._running = [s for s in self._running if s.call is not call]
         self._meter.leave(before - len(self._waiting) - len(self._running))
 
     def _die(self, cause: str) -> None:
         if self._dead is None:
             self._dead = cause
+        self._ended.set()
         for call in {s.call for s in (*self._running, *self._waiting)}:
             call.fail(EngineDeadError(f"The simulated engine died: {cause}."))
 
@@ -225,21 +246,22 @@ class SimulatedEngine:
             stall = self._script.stall_after_tokens
             if stall is not None and self._produced >= stall:
                 # As a hung device: alive, holding what it holds, and without another step.
+                self._stalled_at = self._stalled_at or self._clock()
                 return
             admitted = self._admit()
             prefill = sum(sequence.prompt_tokens for sequence in admitted)
             cost_ms = self._script.step_ms + prefill * self._script.prefill_ms_per_token
             await self._sleep(cost_ms / 1000)
-            self._step(prefill)
+            self._step()
 
-    def _admit(self) -> list[_Sequence]:
+    def _admit(self) -> list[Choice]:
         free = self._info.max_num_seqs - len(self._running)
-        admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        admitted, self._waiting = self._waiting[:free], self._waiting[free:]
         self._running.extend(admitted)
         return admitted
 
-    def _step(self, prefill: int) -> None:
-        before = self._produced
+    def _step(self) -> None:
+        before, read = self._produced, 0
         for sequence in list(self._running):
             if self._dies_now():
                 break
@@ -251,6 +273,9 @@ class SimulatedEngine:
                 continue
             delta = sequence.script.advance()
             self._produced += 1
+            call.produced += 1
+            read += call.unread
+            call.unread = 0
             if sequence.script.finished:
                 self._running.remove(sequence)
                 self._meter.leave(1)
@@ -259,42 +284,10 @@ class SimulatedEngine:
                 call.sink.ready()
             if not call.unfinished:
                 call.sink.finished()
-        self._meter.step(prefill, self._produced - before)
+        self._meter.step(read, self._produced - before)
         if self._dies_now():
             self._die(f"it produced {self._produced} tokens, as told")
 
     def _dies_now(self) -> bool:
         limit = self._script.die_after_tokens
         return limit is not None and self._produced >= limit
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    """One submission: who hears of it, and when it fails if it must."""
-
-    engine: SimulatedEngine
-    sink: Sink
-    unfinished: int
-    fails_at: int | None
-    pending: Pending = field(default_factory=Pending)
-    over: bool = False
-
-    def take(self) -> Sequence[TokenDelta]:
-        return self.pending.take()
-
-    def abort(self) -> None:
-        if not self.over:
-            self.engine._drop(self)
-
-    def fail(self, error: EngineError) -> None:
-        self.abort()
-        self.sink.failed(error)
-
-
-@dataclass(eq=False, slots=True)
-class _Sequence:
-    """One choice of a call."""
-
-    call: _Call
-    script: ScriptedSequence
-    prompt_tokens: int

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+import time
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 
 from engine.base import (
+    Activity,
     EngineDeadError,
     EngineInfo,
     EngineStats,
@@ -23,7 +25,7 @@ from engine.base import (
 from engine.checks import check_input, check_token_ids
 from engine.config import EngineConfig
 from engine.meter import Meter
-from engine.pooling import PoolingInfo, Scores, Vector
+from engine.pooling import Counted, PoolingInfo, Scores, Vector
 from engine.scripted import BOS, VOCAB_SIZE, encode
 
 DIMENSIONS = 64
@@ -36,7 +38,8 @@ class SimulatedEmbedder:
     def __init__(self, config: EngineConfig) -> None:
         self._script = config.simulated
         self._meter = Meter()
-        self._closed = False
+        self._dead: str | None = None
+        self._ended = asyncio.Event()
         self.start_phases: Sequence[StartPhase] = ()
         self.pooling = PoolingInfo(
             DIMENSIONS, range(1, DIMENSIONS + 1) if config.matryoshka else (), "cosine"
@@ -81,13 +84,21 @@ class SimulatedEmbedder:
         await self._step(prompts)
         return [_packed(_vector(prompt.token_ids)[:dimensions]) for prompt in prompts]
 
-    async def score(self, request_id: str, pairs: Sequence[tuple[str, str]]) -> Scores:
+    async def score(
+        self,
+        request_id: str,
+        pairs: Sequence[tuple[str, str]],
+        counted: Counted | None = None,
+    ) -> Scores:
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         prompts = {text: await self.render(text) for text in texts}
+        tokens = sum(len(prompt.token_ids) for prompt in prompts.values())
+        if counted is not None:
+            await counted(tokens, len(prompts))
         await self._step(list(prompts.values()))
         found = {text: _unit(_vector(prompt.token_ids)) for text, prompt in prompts.items()}
         values = [sum(a * b for a, b in zip(found[x], found[y], strict=True)) for x, y in pairs]
-        return Scores(values, sum(len(prompt.token_ids) for prompt in prompts.values()))
+        return Scores(values, tokens)
 
     def stats(self) -> EngineStats:
         live, most = self._meter.live, self.info.max_num_seqs
@@ -101,15 +112,29 @@ class SimulatedEmbedder:
             seconds_since_step=self._meter.seconds_since_step,
         )
 
+    def activity(self) -> Activity:
+        return Activity(time.monotonic())
+
+    @property
+    def alive(self) -> bool:
+        return self._dead is None
+
+    async def died(self) -> None:
+        await self._ended.wait()
+
     async def check_health(self) -> None:
-        if self._closed:
-            raise EngineDeadError("The simulated engine is dead: the engine was closed.")
+        if self._dead is not None:
+            raise EngineDeadError(f"The simulated engine is dead: {self._dead}.")
 
     async def drain(self) -> None:
         await self._meter.idle()
 
     async def close(self) -> None:
-        self._closed = True
+        self._die("the engine was closed")
+
+    def _die(self, cause: str) -> None:
+        self._dead = self._dead or cause
+        self._ended.set()
 
     async def _step(self, prompts: Sequence[Prompt]) -> None:
         await self.check_health()
@@ -118,10 +143,14 @@ class SimulatedEmbedder:
         self._meter.enter(len(prompts))
         try:
             await asyncio.sleep(cost_ms / 1000)
+            await self.check_health()
+            limit = self._script.die_after_tokens
+            if limit is not None and self._meter.prompt_tokens + tokens > limit:
+                self._die(f"it would have read more than {limit} tokens, as told")
+            await self.check_health()
             self._meter.step(tokens, 0)
         finally:
             self._meter.leave(len(prompts))
-        await self.check_health()
 
 
 def _vector(token_ids: Sequence[int]) -> list[float]:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final, TypeAlias
 
 import zmq
@@ -21,16 +20,11 @@ from vllm.v1.engine import EngineCoreRequestType
 from vllm.v1.engine.core_client import _process_utility_output
 from vllm.v1.engine.exceptions import EngineDeadError as VLLMDeadError
 
-from engine.base import (
-    EngineDeadError,
-    EngineError,
-    EngineGenerateError,
-    GenerateRequest,
-    Sink,
-    TokenDelta,
-)
+from engine.base import EngineDeadError, EngineGenerateError, GenerateRequest, Sink
 from engine.choice import Choice
+from engine.logprobs import Position
 from engine.meter import Meter
+from engine.submission import Sequences
 from engine.vllm_adapters import Adapters
 from engine.vllm_requests import CoreRequests
 from engine.vllm_stats import StepStats, hide_request_series
@@ -74,16 +68,16 @@ class DirectPath:
         # vLLM cancels this task when the engine's process has died, and starts no reader itself.
         self._client.resources.output_queue_task = self._reading
 
-    def submit(self, request: GenerateRequest, room: int, sink: Sink) -> _Submission:
+    def submit(self, request: GenerateRequest, room: int, sink: Sink) -> Sequences:
         """As `Engine.submit`; at most `room` tokens. Raises vLLM's exceptions."""
-        submission = _Submission(self, sink)
+        submission = Sequences(request, sink, self.abort)
         n = request.sampling.n
         self._meter.enter(n)
         try:
             for index, core in enumerate(self.requests.of(request, room)):
-                text = self._detokenizer(core)
+                text = self._detokenizer(request)
                 sequence = Choice(index, submission, request, text, self._words)
-                submission.sequences.append(sequence)
+                submission.choices.append(sequence)
                 submission.live[core.request_id] = sequence
                 self._live[core.request_id] = sequence
                 self._send(EngineCoreRequestType.ADD, core)
@@ -97,6 +91,11 @@ class DirectPath:
         """Forget these sequences, here and in the engine core."""
         self._forget(request_ids)
         self._free(request_ids)
+
+    def died(self) -> None:
+        """The engine core is gone: take what it said last, then fail the rest."""
+        self._take_all()
+        self._end_reading(VLLMDeadError())
 
     async def close(self) -> None:
         """Stop reading; what is unfinished fails."""
@@ -153,8 +152,11 @@ class DirectPath:
                 self._take(reading.recv_multipart(zmq.NOBLOCK, copy=False))
             asyncio.get_running_loop().call_soon(self._take_all)
         except Exception as error:
-            if not self._failure.done():
-                self._failure.set_exception(error)
+            self._end_reading(error)
+
+    def _end_reading(self, error: Exception) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
 
     def _take(self, frames: Any) -> None:
         """One message of the engine core: a step's outputs, its figures, or a call's answer."""
@@ -182,35 +184,37 @@ class DirectPath:
     def _take_tokens(self, outputs: Sequence[Any]) -> None:
         find = self._live.get
         prompt_tokens = tokens = 0
-        ended: list[tuple[Any, _Choice, _Submission]] = []
+        ended: list[tuple[Any, _Choice, Sequences]] = []
         for output in outputs:
             sequence = find(output.request_id)
             if sequence is None:  # aborted meanwhile
                 continue
-            if output.prefill_stats is not None:
-                prompt_tokens += sequence.prefilled(output.prefill_stats)
             if output.new_prompt_logprobs_tensors is not None:
-                sequence.scored(output.new_prompt_logprobs_tensors)
+                sequence.scored(_positions(output.new_prompt_logprobs_tensors))
             new = output.new_token_ids
             if output.finish_reason is not None or sequence.watched:
                 try:
-                    new = sequence.check(output)
+                    scores = _positions(output.new_logprobs)
+                    new = sequence.check(new, output.finish_reason, scores)
                 except Exception:
                     logger.exception("request %s is given up", output.request_id)
                     sequence.broken = "The answer could not be decoded."
                 if sequence.over:
                     ended.append((output, sequence, sequence.submission))
+            submission = sequence.submission
+            if output.prefill_stats is not None:
+                sequence.prefilled(output.prefill_stats.num_cached_tokens)
+                if new:
+                    prompt_tokens += submission.first_token()
             # Texts are looked up when they are taken, those of several steps together.
             sequence.tokens += new
             tokens += len(new)
-            submission = sequence.submission
             if not submission.told and (new or sequence.just_finished):
-                submission.told = True
-                submission.tell(submission.sink.ready)
+                submission.news()
         self._meter.step(prompt_tokens, tokens)
         self._end(ended)
 
-    def _end(self, ended: Sequence[tuple[Any, _Choice, _Submission]]) -> None:
+    def _end(self, ended: Sequence[tuple[Any, _Choice, Sequences]]) -> None:
         """These sequences are over: by the engine core's word, or by a stop string."""
         stopped: list[str] = []
         for output, sequence, submission in ended:
@@ -236,39 +240,12 @@ class DirectPath:
             submission.failed(EngineDeadError("The engine stopped while this request was running."))
 
 
-class _Submission:
-    """One request: its choices, and those of them that are unfinished."""
-
-    __slots__ = ("_path", "live", "sequences", "sink", "told")
-
-    def __init__(self, path: DirectPath, sink: Sink) -> None:
-        self._path = path
-        self.sink = sink
-        self.told = False
-        self.sequences: list[_Choice] = []
-        self.live: dict[str, _Choice] = {}
-
-    def take(self) -> Sequence[TokenDelta]:
-        self.told = False
-        return [s.take() for s in self.sequences if s.tokens or s.just_finished]
-
-    def abort(self) -> None:
-        if self.live:
-            request_ids = list(self.live)
-            self.live.clear()
-            self._path.abort(request_ids)
-
-    def failed(self, error: EngineError) -> None:
-        self.abort()
-        self.tell(partial(self.sink.failed, error))
-
-    def tell(self, call: Callable[[], None]) -> None:
-        """Call the sink; what it raises is its own request's end, and nobody else's."""
-        try:
-            call()
-        except Exception:
-            logger.exception("a request's sink failed")
-            self.abort()
+def _positions(scores: Any) -> Sequence[Position]:
+    """vLLM's rows of tokens and of their log-probabilities, as pairs."""
+    if scores is None:
+        return ()
+    rows = zip(scores.logprob_token_ids.tolist(), scores.logprobs.tolist(), strict=True)
+    return [list(zip(*row, strict=True)) for row in rows]
 
 
-_Choice: TypeAlias = Choice[_Submission]
+_Choice: TypeAlias = Choice[Sequences]

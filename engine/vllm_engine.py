@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine import vllm_start
@@ -24,7 +25,7 @@ from engine.base import (
     Structure,
     Submission,
 )
-from engine.checks import check_sampling, completion_room
+from engine.checks import check_request
 from engine.config import EngineConfig
 from engine.meter import Meter
 from engine.vllm_model import VLLMModel
@@ -55,6 +56,10 @@ class TokenPath(Protocol):
 
     def submit(self, request: GenerateRequest, room: int, sink: Sink) -> Submission:
         """As `Engine.submit`; at most `room` tokens. Raises vLLM's exceptions."""
+        ...
+
+    def died(self) -> None:
+        """The engine core is gone: fail what is unfinished, at once."""
         ...
 
     async def close(self) -> None:
@@ -94,8 +99,9 @@ class VLLMEngine(VLLMModel):
         await self._adapters.add(name, path)
 
     async def remove_adapter(self, name: str) -> None:
-        if self._closing is None and not self._llm.errored:
-            await self._adapters.remove(name)
+        if self.alive:
+            with suppress(self._dead_error):  # and it is gone with the engine
+                await self._adapters.remove(name)
 
     async def check_structure(self, structure: Structure) -> None:
         self._raise_if_dead()
@@ -120,14 +126,15 @@ class VLLMEngine(VLLMModel):
         self._path = await self._direct_path()
         if self._path is None:
             self._path = PublicPath(self._llm, self._meter, self._known, self._adapters)
+        self._watch()
 
     def submit(self, request: GenerateRequest, sink: Sink) -> Submission:
         self._raise_if_dead()
         if self._path is None:
             raise EngineDeadError("The engine has not been opened.")
-        check_sampling(request.sampling, self._info.vocab_size)
-        prompt_tokens = len(request.prompt.token_ids)
-        room = completion_room(prompt_tokens, request.sampling.max_tokens, self._info.max_model_len)
+        room = check_request(
+            request, vocab_size=self._info.vocab_size, max_model_len=self._info.max_model_len
+        )
         try:
             return self._path.submit(request, room, sink)
         except Exception as error:
@@ -155,6 +162,10 @@ class VLLMEngine(VLLMModel):
             return await open_path(self._llm, self._meter, self._steps, self._adapters)
         logger.warning("tokens take vLLM's public path, which costs more: %s", reason)
         return None
+
+    def _fail_all(self) -> None:
+        if self._path is not None:
+            self._path.died()
 
     async def _stop(self) -> None:
         if self._path is not None:

@@ -32,8 +32,11 @@ def prepare_import() -> None:
 
 
 @contextmanager
-def engine_processes(config: EngineConfig, *, cpu: bool, in_process: bool) -> Iterator[None]:
-    """The environment the engine's processes inherit, while they are being started."""
+def engine_processes(
+    config: EngineConfig, directory: str, *, cpu: bool, in_process: bool
+) -> Iterator[None]:
+    """The environment the engine's processes inherit, while they are being started. Their sockets
+    and other files are in `directory`: a killed one removes none."""
     wanted: dict[str, str] = {}
     if cpu:
         wanted |= _cpu_variables(config)
@@ -41,9 +44,11 @@ def engine_processes(config: EngineConfig, *, cpu: bool, in_process: bool) -> It
             # Without it vLLM puts the CPU worker back into a process of its own.
             wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     # vLLM preloads its OpenMP into what it starts; nothing started later should inherit that.
-    restored = {name: os.environ.get(name) for name in (*wanted, "LD_PRELOAD")}
+    own = {"VLLM_RPC_BASE_PATH": directory, "TMPDIR": directory}
+    restored = {name: os.environ.get(name) for name in (*wanted, *own, "LD_PRELOAD")}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    os.environ.update(own)
     try:
         yield
     finally:

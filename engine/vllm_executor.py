@@ -1,6 +1,8 @@
 """vLLM's executors, which also end when the program that started the engine is gone.
 
-vLLM's engine process outlives a parent that was killed, with all the memory it holds.
+vLLM's engine process outlives a parent that was killed, with all the memory it holds. And where it
+is killed itself, its semaphores and shared memory would stay until the program ends: only the
+resource tracker that multiprocessing starts with the program removes them, and waits for it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from typing import Any
 
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -19,6 +23,7 @@ class InProcessExecutor(UniProcExecutor):  # type: ignore[misc]
     """Runs the model in the engine's own process."""
 
     def _init_executor(self) -> None:
+        _leave_nothing()
         _end_with_the_parent()
         super()._init_executor()
 
@@ -27,8 +32,17 @@ class ProcessesExecutor(MultiprocExecutor):  # type: ignore[misc]
     """One process for each device; they end when the engine's process does."""
 
     def _init_executor(self) -> None:
+        _leave_nothing()
         _end_with_the_parent()
         super()._init_executor()
+
+
+def _leave_nothing() -> None:
+    """Let this process and those it starts have a tracker of their own: it outlives them, removes
+    what they left, and ends."""
+    if multiprocessing.parent_process() is not None:
+        tracker: Any = resource_tracker._resource_tracker
+        tracker._fd = None  # the next thing to be tracked starts one
 
 
 def _end_with_the_parent() -> None:

@@ -43,7 +43,7 @@ GIB = 1024**3
 CPU_KV_CACHE_GIB = 1.0
 
 StatLogger = Callable[[Any, int], Any]
-Launched = tuple[AsyncLLM, PromptRenderer]
+Launched = tuple[AsyncLLM, PromptRenderer, tempfile.TemporaryDirectory[str]]
 
 # What else there is (Ray) looks after its own processes.
 _EXECUTORS = {UniProcExecutor: InProcessExecutor, MultiprocExecutor: ProcessesExecutor}
@@ -54,7 +54,7 @@ async def launch(
 ) -> Launched:
     """Load the model in the engine's processes, and its tokenizer. Raises EngineStartError.
 
-    `name` labels vLLM's series.
+    `name` labels vLLM's series. The directory has the processes' files, for as long as they run.
 
     Takes place in a thread, as vLLM waits for its processes there; when cancelled, the processes
     are killed and nothing stays.
@@ -70,7 +70,9 @@ async def launch(
             await asyncio.to_thread(end, begun, family(begun))
             await asyncio.wait([loading], timeout=0.1)
         if loading.exception() is None:
-            await asyncio.to_thread(loading.result()[0].shutdown, 0)
+            llm, _, files = loading.result()
+            await asyncio.to_thread(llm.shutdown, 0)
+            files.cleanup()
         raise
 
 
@@ -95,6 +97,8 @@ def engine_args(config: EngineConfig, model_path: str, name: str | None = None) 
         load_format=config.load_format,
         tokenizer_mode=config.tokenizer_mode,
         max_num_seqs=config.max_num_seqs,
+        # Equal priorities are still served as they come.
+        scheduling_policy="priority",
         enable_prefix_caching=_where_possible(config, config.enable_prefix_caching),
         enable_chunked_prefill=_where_possible(config, config.enable_chunked_prefill),
         gpu_memory_utilization=config.gpu_memory_utilization,
@@ -118,6 +122,7 @@ def _load(
 ) -> Launched:
     uni = _executor(config) == "uni"
     cpu = current_platform.is_cpu()
+    files = tempfile.TemporaryDirectory(prefix="engine-")
     with tempfile.TemporaryDirectory(prefix="engine-start-") as directory:
         errors = Path(directory) / "errors.log"
         try:
@@ -127,7 +132,7 @@ def _load(
                 settings.parallel_config.distributed_executor_backend = "uni"
             executor = Executor.get_class(settings)
             with (
-                environment.engine_processes(config, cpu=cpu, in_process=uni),
+                environment.engine_processes(config, files.name, cpu=cpu, in_process=uni),
                 _errors_kept(settings, errors),
                 interrupts_blocked(),
             ):
@@ -142,8 +147,9 @@ def _load(
             renderer = PromptRenderer(
                 llm.renderer.tokenizer, llm.model_config, chat_template=config.chat_template
             )
-            return llm, renderer
+            return llm, renderer, files
         except Exception as error:  # whatever vLLM raises, the model didn't start
+            files.cleanup()
             cause = _child_cause(errors, error) or _cause(error)
             _release(error)
             raise EngineStartError(f"{config.model}: {cause}{_advice(cause)}") from error

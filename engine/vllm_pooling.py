@@ -18,7 +18,7 @@ from engine import vllm_start
 from engine.base import EngineStartError, InvalidPromptError, Prompt, StartPhase
 from engine.checks import check_input
 from engine.config import EngineConfig
-from engine.pooling import PoolingInfo, Scores, Vector
+from engine.pooling import Counted, PoolingInfo, Scores, Vector
 from engine.vllm_model import VLLMModel
 from engine.vllm_start import Report
 
@@ -68,6 +68,7 @@ class VLLMEmbedder(VLLMModel):
                 f"a model whose task is {task!r} is not served; expected one that embeds texts, or "
                 "a cross-encoder with one label"
             )
+        self._watch()
 
     async def warm_up(self, report: Report) -> list[StartPhase]:
         """Run a few texts once, then forget it was done."""
@@ -102,22 +103,34 @@ class VLLMEmbedder(VLLMModel):
         tensors = await self._embedded(request_id, prompts, dimensions)
         return [tensor.float().numpy().astype("<f4").tobytes() for tensor in tensors]
 
-    async def score(self, request_id: str, pairs: Sequence[tuple[str, str]]) -> Scores:
+    async def score(
+        self,
+        request_id: str,
+        pairs: Sequence[tuple[str, str]],
+        counted: Counted | None = None,
+    ) -> Scores:
         if self.pooling.scores == "cosine":
-            return await self._cosines(request_id, pairs)
-        return await self._crossed(request_id, pairs)
+            return await self._cosines(request_id, pairs, counted)
+        return await self._crossed(request_id, pairs, counted)
 
-    async def _cosines(self, request_id: str, pairs: Sequence[tuple[str, str]]) -> Scores:
+    async def _cosines(
+        self, request_id: str, pairs: Sequence[tuple[str, str]], counted: Counted | None
+    ) -> Scores:
         from torch.nn.functional import cosine_similarity
 
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         prompts = [await self.render(text) for text in texts]
+        tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        if counted is not None:
+            await counted(tokens, len(prompts))
         tensors = await self._embedded(request_id, prompts, None)
         vectors = {text: tensor.float() for text, tensor in zip(texts, tensors, strict=True)}
         values = [float(cosine_similarity(vectors[a], vectors[b], dim=0)) for a, b in pairs]
-        return Scores(values, sum(len(prompt.token_ids) for prompt in prompts))
+        return Scores(values, tokens)
 
-    async def _crossed(self, request_id: str, pairs: Sequence[tuple[str, str]]) -> Scores:
+    async def _crossed(
+        self, request_id: str, pairs: Sequence[tuple[str, str]], counted: Counted | None
+    ) -> Scores:
         from vllm.pooling_params import PoolingParams
 
         jobs = []
@@ -128,6 +141,8 @@ class VLLMEmbedder(VLLMModel):
             tokens += len(token_ids)
             extra = None if second is None else {"compressed_token_type_ids": second}
             jobs.append((token_ids, PoolingParams(task="classify", extra_kwargs=extra)))
+        if counted is not None:
+            await counted(tokens, len(jobs))
         results = await self._encode_all(request_id, jobs)
         return Scores([float(tensor) for tensor in results], tokens)
 
@@ -164,6 +179,7 @@ class VLLMEmbedder(VLLMModel):
         try:
             async for output in outputs:
                 finished = output.finished
+            self._meter.step(len(token_ids), 0)
             return output.outputs.data
         finally:
             await outputs.aclose()

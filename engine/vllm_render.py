@@ -23,6 +23,7 @@ from vllm.tokenizers.mistral import MistralTokenizer
 from engine.base import (
     ChatMessage,
     Conversation,
+    EngineDeadError,
     EngineStartError,
     InvalidPromptError,
     Prompt,
@@ -68,6 +69,7 @@ class PromptRenderer:
         self._vocab_size: int = model_config.get_vocab_size()
         self._max_model_len: int = model_config.max_model_len
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._closed = False
         self._separated: bool = model_config.use_sep_token
         self._mistral = isinstance(tokenizer, MistralTokenizer)
         self._encoder: Encoder | None = None
@@ -136,11 +138,15 @@ class PromptRenderer:
         return await self._run(size, self._decode, list(token_ids))
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        # What is being read ends: a cancelled future would look like a cancelled request.
+        self._closed = True
+        self._threads.shutdown(wait=False)
 
     async def _run(self, characters: int, function: Callable[..., T], *args: Any) -> T:
         if characters <= INLINE_CHARACTERS:
             return function(*args)
+        if self._closed:
+            raise EngineDeadError("The engine was closed.")
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:

@@ -7,6 +7,7 @@ each set of options, and the result copied.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from copy import copy
@@ -17,7 +18,12 @@ from msgspec import structs
 
 from engine.base import GenerateRequest, SamplingOptions
 from engine.vllm_adapters import Adapters
-from engine.vllm_sampling import choice_params, sampling_params, structured_outputs
+from engine.vllm_sampling import (
+    choice_params,
+    remaining,
+    sampling_params,
+    structured_outputs,
+)
 
 _SETS_OF_OPTIONS: Final = 256
 # Any prompt that is valid, and as many tokens as fit beside it.
@@ -33,12 +39,13 @@ class CoreRequests:
         self._room: int = llm.model_config.max_model_len - len(_PROMPT)
         self._tasks = tasks
         self._adapters = adapters
+        self._arrived = 0.0
         self._known = lru_cache(maxsize=_SETS_OF_OPTIONS)(self._processed)
 
     def of(self, request: GenerateRequest, room: int) -> Iterator[Any]:
         """One for each choice, of at most `room` tokens. Raises vLLM's exceptions, and
         InvalidPromptError for an adapter that isn't loaded."""
-        sampling = request.sampling
+        sampling = remaining(request)
         # The rest of what differs between requests: stop strings are found here, not in the core.
         options = structs.replace(sampling, max_tokens=None, seed=None, stop=(), structure=None)
         template = self._processed(options) if options.logit_bias else self._known(options)
@@ -49,7 +56,8 @@ class CoreRequests:
         # been tried elsewhere (`vllm_grammar`).
         params.structured_outputs = structured_outputs(sampling.structure)
         adapter = self._adapters.find(request.adapter)
-        prompt = list(request.prompt.token_ids)  # once: each choice is encoded before the next
+        # Once: each choice is encoded before the next.
+        prompt = [*request.prompt.token_ids, *request.generated]
         for index in range(sampling.n):
             several = sampling.n > 1
             yield structs.replace(
@@ -59,9 +67,15 @@ class CoreRequests:
                 client_index=self._client_index,
                 prompt_token_ids=prompt,
                 sampling_params=choice_params(params, index) if several else params,
-                arrival_time=time.time(),
+                arrival_time=self._arrival(),
                 lora_request=adapter,
+                priority=request.priority,
             )
+
+    def _arrival(self) -> float:
+        """Later than the one before, whatever the clock does: vLLM sorts by it."""
+        self._arrived = max(time.time(), math.nextafter(self._arrived, math.inf))
+        return self._arrived
 
     def _processed(self, options: SamplingOptions) -> Any:
         prompt = {"type": "token", "prompt_token_ids": _PROMPT}

@@ -1,15 +1,13 @@
-"""Sampling options and deltas between our words and vLLM's."""
+"""Sampling options in vLLM's words."""
 
 from __future__ import annotations
 
 from copy import copy
-from typing import Any
 
+from msgspec import structs
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from engine.base import EngineGenerateError, FinishReason, SamplingOptions, Structure, TokenDelta
-
-_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
+from engine.base import GenerateRequest, SamplingOptions, Structure
 
 
 def sampling_params(sampling: SamplingOptions, max_tokens: int) -> SamplingParams:
@@ -67,24 +65,19 @@ def structured_outputs(structure: Structure | None) -> StructuredOutputsParams |
     return params
 
 
-def delta_of(choice: Any, cached_tokens: int) -> TokenDelta:
-    """What vLLM's CompletionOutput tells, but for log-probabilities.
+def remaining(request: GenerateRequest) -> SamplingOptions:
+    """The options of what a completion still lacks.
 
-    Raises EngineGenerateError where it tells of an error.
+    Where log-probabilities are asked for, those of the tokens it has are computed again, as a part
+    of the prompt.
     """
-    finish: FinishReason | None = None
-    if choice.finish_reason is not None:
-        if choice.finish_reason not in _FINISH:  # "error", or an abort nobody here asked for
-            raise EngineGenerateError("The engine gave this request up after an internal error.")
-        finish = _FINISH[choice.finish_reason]
-    return TokenDelta(
-        choice.index,
-        choice.text,
-        choice.token_ids,
-        finish,
-        cached_tokens,
-        # It may also be the id of a token that ended the sequence.
-        stop_string=choice.stop_reason if isinstance(choice.stop_reason, str) else None,
+    sampling, done = request.sampling, len(request.generated)
+    if not done:
+        return sampling
+    return structs.replace(
+        sampling,
+        min_tokens=max(0, sampling.min_tokens - done),
+        prompt_logprobs=sampling.logprobs,
     )
 
 

@@ -27,6 +27,7 @@ _REQUEST: Final = (
     "client_index",
     "external_req_id",
     "lora_request",
+    "priority",
 )
 _ASYNC_LLM: Final = ("input_processor", "logger_manager", "get_supported_tasks", "get_tokenizer")
 _CLIENT: Final = (

@@ -12,6 +12,7 @@ import gc
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from typing import Protocol, TypeVar
 
 from engine import vllm_environment as environment
@@ -26,6 +27,7 @@ class Startable(Protocol):
     """A model that is in memory, but still to be opened."""
 
     start_phases: Sequence[StartPhase]
+    files: TemporaryDirectory[str] | None
 
     async def open(self) -> None:
         """Get ready for requests. Once."""
@@ -75,8 +77,9 @@ async def start(
     begun = time.perf_counter()
     meter = Meter()
     steps = StepStats(meter)
-    llm, renderer = await launch(config, model_path, steps.factory, name)
+    llm, renderer, files = await launch(config, model_path, steps.factory, name)
     model = make(config, llm, renderer, meter, steps)
+    model.files = files
     ended("load", begun)
     try:
         await model.open()
@@ -90,7 +93,9 @@ async def start(
         await model.close()
         raise
     model.start_phases = tuple(phases)
-    # Loading leaves a million objects that stay: scanning them would stall streams for long.
+    # Loading leaves a million objects that stay: scanning them would stall streams for long. But
+    # once, for what an engine that has died left among them.
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     return model

@@ -129,10 +129,7 @@ class _CoreLogger(StatLoggerBase):  # type: ignore[misc]
     ) -> None:
         if scheduler_stats is not None:
             self.note(scheduler_stats)
-        if iteration_stats is not None:
-            self.meter.step(
-                iteration_stats.num_prompt_tokens, iteration_stats.num_generation_tokens
-            )
+            self.meter.step(0, 0)  # whose tokens are counted where they are told
 
     def note(self, stats: Any) -> None:
         self.waiting = stats.num_waiting_reqs + stats.num_skipped_waiting_reqs

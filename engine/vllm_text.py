@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 from transformers import TokenizersBackend
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.detokenizer import SlowIncrementalDetokenizer
 
+from engine.base import GenerateRequest
 from engine.detokenizer import Detokenizer, TokenBytes, TokenTexts
 from engine.logprobs import Spelling
 
 
-def detokenizers(llm: Any) -> Callable[[Any], Detokenizer]:
-    """What makes a detokenizer from an `EngineCoreRequest`."""
+def detokenizers(llm: Any) -> Callable[[GenerateRequest], Detokenizer]:
+    """What makes a detokenizer for each choice of a request."""
     tokenizer = llm.get_tokenizer()
     if not isinstance(tokenizer, TokenizersBackend):
         return lambda request: _Incremental(tokenizer, request)
@@ -23,9 +26,9 @@ def detokenizers(llm: Any) -> Callable[[Any], Detokenizer]:
     # Few ask for control tokens as text, and a table takes a while.
     spoken = cache(partial(make, spoken=True))
 
-    def detokenizer(request: Any) -> Detokenizer:
-        texts = silent if request.sampling_params.skip_special_tokens else spoken()
-        return texts.detokenizer(request.prompt_token_ids)
+    def detokenizer(request: GenerateRequest) -> Detokenizer:
+        texts = silent if request.sampling.skip_special_tokens else spoken()
+        return texts.detokenizer(request.prompt.token_ids)
 
     return detokenizer
 
@@ -52,8 +55,16 @@ class _Spelled:
 class _Incremental:
     """vLLM's own, for tokenizers that aren't Hugging Face's fast ones, such as Mistral's."""
 
-    def __init__(self, tokenizer: Any, request: Any) -> None:
-        self._decoder = SlowIncrementalDetokenizer(tokenizer, request)
+    def __init__(self, tokenizer: Any, request: GenerateRequest) -> None:
+        # As much of an `EngineCoreRequest` as it reads. Stop strings are found elsewhere.
+        core = SimpleNamespace(
+            prompt_token_ids=list(request.prompt.token_ids),
+            prompt_embeds=None,
+            sampling_params=SamplingParams(
+                skip_special_tokens=request.sampling.skip_special_tokens
+            ),
+        )
+        self._decoder = SlowIncrementalDetokenizer(tokenizer, core)
 
     def push(self, token_id: int) -> str:
         self._decoder.token_ids.append(token_id)

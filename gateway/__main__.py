@@ -12,7 +12,10 @@ import typer
 from gateway import __version__
 from gateway.commands.chat import chat
 from gateway.commands.check import check
+from gateway.commands.keys import keys
 from gateway.commands.serve import serve
+from gateway.commands.teams import teams
+from gateway.commands.usage import usage
 
 app = typer.Typer(
     name="gateway",
@@ -24,6 +27,9 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(chat)
 app.command()(check)
+app.add_typer(keys)
+app.add_typer(teams)
+app.command()(usage)
 
 
 def _print_version(wanted: bool) -> None:
@@ -53,6 +59,8 @@ def root(
       gateway chat                             talk to a model in the terminal
       echo "What is 2+2?" | gateway chat       one answer, for scripts
       gateway check t4-mistral-7b-awq          what would run; does it fit?
+      gateway keys create my-app --tpm 100k    an API key, with limits
+      gateway usage --by team,model            requests, tokens and cost
     """
 
 

@@ -1,11 +1,13 @@
 """LoRA adapters: those of the configuration at the start, others while the program runs.
 
-What is loaded while it runs is not remembered: the next start has the configuration's alone.
+What is loaded while it runs comes back with an engine that takes the place of a dead one, but isn't
+remembered for the next start, which has the configuration's alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +15,10 @@ from typing import cast
 
 from engine.base import Engine, EngineStartError, InvalidPromptError, LoadedModel
 from engine.models import ModelError, check_adapter, resolve_adapter
-from gateway.config import ModelConfig
 from gateway.deployments import Deployment, Deployments, Replica, unknown_model
 from gateway.errors import InvalidRequestError
 
-
-async def load_configured(config: ModelConfig, model: LoadedModel) -> None:
-    """Load the adapters that are configured for a model. Raises EngineStartError."""
-    for adapter in config.adapters:
-        path = await asyncio.to_thread(resolve_adapter, adapter.path)
-        try:
-            await cast(Engine, model).add_adapter(adapter.name, str(path))
-        except InvalidPromptError as error:
-            raise EngineStartError(f"adapter {adapter.name} ({path}): {error}") from error
+logger = logging.getLogger(__name__)
 
 
 class Adapters:
@@ -51,10 +44,11 @@ class Adapters:
                 code="invalid_value",
                 param="base",
             )
-        engine = model.engine()
+        engine, replica = model.engine(), model.replica
         with self._reserved(name):
-            directory = await asyncio.to_thread(_confined, model.replica, path)
-            await engine.add_adapter(name, str(directory))
+            directory = str(await asyncio.to_thread(_confined, replica, path))
+            await engine.add_adapter(name, directory)
+            replica.adapters[name] = directory
             deployment = Deployment(name, model.replica, adapter=name)
             self._deployments.add(deployment)
         return deployment
@@ -67,11 +61,41 @@ class Adapters:
         found = next((adapter for adapter in self if adapter.name == name), None)
         if found is None:
             raise unknown_model(name, [adapter.name for adapter in self], param="name")
-        engine = found.engine()
+        found.engine()  # while there is none, nobody can say what became of it
         self._deployments.remove(found)
         with self._reserved(name):
             await found.idle()
+            replica = found.replica
+            replica.adapters.pop(name, None)
+            if replica.loaded is not None:
+                await cast(Engine, replica.loaded).remove_adapter(name)
+
+    async def restore(self, replica: Replica, model: LoadedModel) -> None:
+        """Give a new engine the adapters that its replica has: at first the configured ones.
+
+        One of the others that can't be loaded again is withdrawn. Raises EngineStartError.
+        """
+        if replica.embeds:
+            return
+        engine = cast(Engine, model)
+        if replica.state == "loading":
+            replica.adapters = await asyncio.to_thread(_configured, replica)
+        while (name := _missing(replica, engine)) is not None:
+            await self._restore_one(replica, engine, name)
+        while (name := _unwanted(replica, engine)) is not None:  # it was unloaded meanwhile
             await engine.remove_adapter(name)
+
+    async def _restore_one(self, replica: Replica, engine: Engine, name: str) -> None:
+        path = replica.adapters[name]
+        try:
+            await engine.add_adapter(name, path)
+        except InvalidPromptError as error:
+            if any(name == adapter.name for adapter in replica.config.adapters):
+                raise EngineStartError(f"adapter {name} ({path}): {error}") from error
+            logger.error("adapter %s (%s) can't be loaded again: %s", name, path, error)
+            replica.adapters.pop(name, None)
+            for found in [adapter for adapter in self if adapter.name == name]:
+                self._deployments.remove(found)
 
     @contextmanager
     def _reserved(self, name: str) -> Iterator[None]:
@@ -84,6 +108,18 @@ class Adapters:
             yield
         finally:
             self._changing.discard(name)
+
+
+def _configured(replica: Replica) -> dict[str, str]:
+    return {adapter.name: str(resolve_adapter(adapter.path)) for adapter in replica.config.adapters}
+
+
+def _missing(replica: Replica, engine: Engine) -> str | None:
+    return next((name for name in replica.adapters if name not in engine.adapters), None)
+
+
+def _unwanted(replica: Replica, engine: Engine) -> str | None:
+    return next((name for name in engine.adapters if name not in replica.adapters), None)
 
 
 def _confined(replica: Replica, path: str) -> Path:

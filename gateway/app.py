@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import gateway
-from engine.base import EngineError, EngineStats, LoadedModel, StartPhase
+from engine.base import EngineDeadError, EngineError, EngineStats, LoadedModel, StartPhase
 from engine.config import EngineConfig
 from gateway.adapters import Adapters
 from gateway.admission import Admission
@@ -36,15 +37,21 @@ from gateway.api import (
     responses,
     stored,
     tokens,
+    usage,
 )
 from gateway.api.generation import GenerationEndpoint
 from gateway.api.openapi import document
 from gateway.asgi import CLIENT_CLOSED, RequestContext, allowed_methods, refuse
 from gateway.auth import Authenticator
 from gateway.config import AuthConfig, GatewayConfig
-from gateway.deployments import Deployments
-from gateway.errors import APIError, InvalidRequestError, NotFoundError
+from gateway.deployments import Deployments, Replica
+from gateway.errors import APIError, InvalidRequestError, NotFoundError, as_api_error
+from gateway.holds import Holds
+from gateway.keys import KeyRing, Pepper
+from gateway.keys.tenancy import Tenancy
+from gateway.ledger import Ledger
 from gateway.lifecycle import Lifecycle
+from gateway.limits import Limiter, shared_limits
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.poolings import Poolings
@@ -111,19 +118,30 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     """
     metrics, deployments = Metrics(), Deployments(config.served)
     lifecycle = Lifecycle(config.health, deployments)
-    admission = Admission(config.admission)
-    pipeline = Pipeline(lifecycle, admission, metrics)
+    admission = Admission(config.admission, time.perf_counter)
+    for replica in deployments.replicas:
+        replica.watchers.append(partial(_serve, admission))
     store = Store(config.state)
+    limiter = Limiter(config.limits, shared=shared_limits(config.limits, store.database))
+    ledger = Ledger(config.ledger, store.database)
+    holds = Holds(admission, limiter, ledger)
+    pipeline = Pipeline(config, lifecycle, holds, metrics)
+    pepper = Pepper(config.auth, store.database, environ)
+    keys = KeyRing(store.database, pepper, config.auth.refresh_s)
     services = Services(
         config=config,
         deployments=deployments,
         adapters=Adapters(deployments),
         lifecycle=lifecycle,
-        authenticator=Authenticator(config.auth, environ),
+        authenticator=Authenticator(config.auth, environ, keys),
         administrators=Authenticator(AuthConfig(api_keys=config.auth.admin_keys), environ),
+        keys=keys,
+        tenancy=Tenancy(store.database, pepper, keys),
         admission=admission,
+        limiter=limiter,
+        ledger=ledger,
         pipeline=pipeline,
-        poolings=Poolings(lifecycle, admission, metrics),
+        poolings=Poolings(lifecycle, holds, metrics),
         reply=Reply(pipeline, metrics, write_share=config.server.write_share),
         background=BackgroundResponses(config.responses, pipeline, store.responses),
         metrics=metrics,
@@ -131,6 +149,10 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     )
     metrics.requests_running.set_function(lambda: admission.inside)
     metrics.watch_engines(lambda: _stats(deployments))
+    metrics.watch_ledger(lambda: ledger.waiting)
+    metrics.watch_queues(
+        lambda: {one.name: admission.stats(one.name) for one in deployments.replicas}
+    )
     endpoints: list[GenerationEndpoint[Any] | responses.ResponsesEndpoint] = [
         chat.endpoint(services),
         completions.endpoint(services),
@@ -144,7 +166,13 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
         redirect_slashes=False,
         openapi_url=None,
         middleware=[
-            Middleware(RequestContext, direct=direct, metrics=metrics, cors=config.server.cors)
+            Middleware(
+                RequestContext,
+                direct=direct,
+                metrics=metrics,
+                cors=config.server.cors,
+                ledger=ledger,
+            )
         ],
     )
     app.state.services = services
@@ -171,11 +199,12 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
             app,
             endpoints,
             model=deployments.default.name,
-            keys=services.authenticator.required,
+            keys=lambda: services.authenticator.required,
         )
         app.include_router(docs.router(about))
     if config.auth.admin_keys:
         app.include_router(admin.router)
+        app.include_router(usage.router)
     for kind in (APIError, EngineError):
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
@@ -183,12 +212,16 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     return app
 
 
+def _serve(admission: Admission, replica: Replica) -> None:
+    """Let the queue of a replica follow what becomes of it."""
+    admission.serve(replica.name, replica.loaded)
+    if replica.state == "dead":
+        admission.refuse_queued(replica.name, as_api_error(EngineDeadError("")))
+
+
 def _stats(deployments: Deployments) -> dict[str, EngineStats]:
-    return {
-        replica.name: replica.loaded.stats()
-        for replica in deployments.replicas
-        if replica.loaded is not None
-    }
+    found = {replica.name: replica.stats() for replica in deployments.replicas}
+    return {name: stats for name, stats in found.items() if stats is not None}
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

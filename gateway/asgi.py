@@ -22,6 +22,7 @@ from gateway.config import CorsConfig
 from gateway.cors import Cors
 from gateway.dialect import error_body, speaks_messages
 from gateway.errors import APIError, InvalidRequestError, as_api_error, draining
+from gateway.ledger import Entry, Ledger
 from gateway.metrics import Metrics
 
 access = logging.getLogger("gateway.access")
@@ -38,8 +39,9 @@ _CLIENTS_ID: Final = re.compile(rb"[ -~]{0,512}")
 
 
 def new_request_id() -> str:
-    """An id for `x-request-id` that no other request has."""
-    return "req_" + secrets.token_hex(16)
+    """An id for `x-request-id` that no other request has. It begins with the time, so that the
+    ledger's index grows at its end."""
+    return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 class RequestContext:
@@ -55,8 +57,14 @@ class RequestContext:
     """
 
     def __init__(
-        self, app: ASGIApp, direct: Mapping[str, ASGIApp], metrics: Metrics, cors: CorsConfig
+        self,
+        app: ASGIApp,
+        direct: Mapping[str, ASGIApp],
+        metrics: Metrics,
+        cors: CorsConfig,
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._app = app
         self._direct = direct
         self._metrics = metrics
@@ -83,6 +91,7 @@ class RequestContext:
                 message["headers"] = [
                     *message.get("headers", ()),
                     *shown,
+                    *(state["limits"]() if "limits" in state else ()),
                     (b"openai-processing-ms", b"%d" % elapsed_ms),
                 ]
             await send(message)
@@ -91,6 +100,8 @@ class RequestContext:
             await self._answer(scope, receive, send_with_id)
         finally:
             self._record(scope, state["status"] or CLIENT_CLOSED, arrived)
+            if "entry" in state and not state["entry"].recorded:
+                self._write_down(state["entry"], state["status"] or CLIENT_CLOSED, arrived)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with who is responsible, and with an error object for what is raised."""
@@ -128,6 +139,14 @@ class RequestContext:
             await self._app(asked, receive, send)
         finally:
             scope["route"] = asked.get("route")
+
+    def _write_down(self, entry: Entry, status: int, arrived: float) -> None:
+        """A request that ended before a model had anything to do with it."""
+        entry.status, entry.total_s = status, time.perf_counter() - arrived
+        entry.outcome = "failed" if status == 500 else "rejected"
+        if status == CLIENT_CLOSED:
+            entry.outcome = "cancelled"
+        self._ledger.record(entry)
 
     def _record(self, scope: Scope, status: int, arrived: float) -> None:
         found, state = scope.get("route"), scope["state"]
@@ -190,6 +209,8 @@ def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
 def refuse(error: Exception, scope: Scope) -> Response:
     """The answer to a request that failed before its first byte; what is our fault is logged."""
     known = as_api_error(error)
+    if "entry" in scope["state"]:
+        scope["state"]["entry"].code = known.code
     if not isinstance(error, APIError) and known.status >= 500:
         logger.error("request failed: %r", error)
     return error_response(known, scope)

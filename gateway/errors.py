@@ -5,8 +5,12 @@
     APIError                    carries status, type, code, param, message, headers
     ├── InvalidRequestError     400, or the given 4xx
     ├── AuthenticationError     401
+    ├── PermissionDeniedError   403
     ├── NotFoundError           404
+    ├── DeadlineError           408: not in the time the request has
     ├── OverloadedError         429: there is capacity, but it is contended
+    ├── RateLimitError          429: the caller's own rate or concurrency limit is reached
+    ├── QuotaExceededError      429: the caller's own budget is spent
     └── UnavailableError        503: no serving capacity (loading, draining, dead)
 
 `as_api_error` turns engine errors and anything unforeseen into one of these.
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import Literal, Self
 
 import msgspec
 
@@ -28,7 +33,9 @@ from engine.base import (
 )
 
 RETRY_AFTER_CAP_S = 60.0
+RETRY_JITTER = 1.25
 DRAINING_RETRY_S = 2.0
+ENGINE_RETRY_S = 10.0
 
 
 class APIError(Exception):
@@ -64,6 +71,14 @@ class APIError(Exception):
         }
         return msgspec.json.encode({"error": error})
 
+    def again(self) -> Self:
+        """The same for one more client, who is told another time to come back."""
+        same = type(self).__new__(type(self), *self.args)
+        same.__dict__.update(self.__dict__)
+        if (milliseconds := self.headers.get("retry-after-ms")) is not None:
+            same.headers = self.headers | retry_headers(int(milliseconds) / 1000)
+        return same
+
 
 class InvalidRequestError(APIError):
     """The request can't be served as sent; the message says what was expected."""
@@ -84,12 +99,34 @@ class AuthenticationError(APIError):
         super().__init__(message, headers={"www-authenticate": "Bearer"})
 
 
+class PermissionDeniedError(APIError):
+    """One of our keys, but not for this."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "insufficient_permissions"
+
+
 class NotFoundError(APIError):
     """No such route, model or object."""
 
     status = 404
     type = "invalid_request_error"
     code = "not_found"
+
+
+class DeadlineError(APIError):
+    """408: the request's time is over, or would be before its first token. Not to be repeated:
+    nobody waits for the answer any more."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+    def __init__(
+        self, message: str = "The request's time was over before its answer was complete."
+    ) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
 
 
 class OverloadedError(APIError):
@@ -101,6 +138,33 @@ class OverloadedError(APIError):
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message, headers=retry_headers(retry_after_s))
+
+
+class RateLimitError(APIError):
+    """429: the caller's limit of requests or tokens is reached. Try again after `retry_after_s`;
+    None: never, what was asked for is more than the limit could ever hold."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, kind: Literal["requests", "tokens"], retry_after_s: float | None
+    ) -> None:
+        never = {"x-should-retry": "false"}
+        headers = never if retry_after_s is None else retry_headers(retry_after_s)
+        super().__init__(message, headers=headers)
+        self.type = kind
+
+
+class QuotaExceededError(APIError):
+    """429: the caller's budget is spent, and trying again is in vain until it is renewed."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
 
 
 class UnavailableError(APIError):
@@ -126,7 +190,7 @@ def draining() -> UnavailableError:
 def retry_headers(seconds: float) -> dict[str, str]:
     """`retry-after` (whole seconds) and `retry-after-ms`, jittered up by at most a quarter so
     that refused clients don't return together, at most 60 s."""
-    jittered = min(seconds * random.uniform(1.0, 1.25), RETRY_AFTER_CAP_S)
+    jittered = min(seconds * random.uniform(1.0, RETRY_JITTER), RETRY_AFTER_CAP_S)
     return {
         "retry-after": str(max(1, round(jittered))),
         "retry-after-ms": str(max(1, round(jittered * 1000))),
@@ -150,9 +214,9 @@ def as_api_error(error: Exception) -> APIError:
         return OverloadedError(str(error), retry_after_s=error.retry_after_s)
     if isinstance(error, EngineDeadError):
         return UnavailableError(
-            "The model's engine has stopped; the server needs a restart.",
+            "The model's engine has stopped under this request, which can't be continued.",
             code="engine_dead",
-            retry_after_s=30.0,
+            retry_after_s=ENGINE_RETRY_S,
         )
     if isinstance(error, EngineError):
         return APIError("The engine failed while generating.", code="engine_error")

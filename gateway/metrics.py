@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Protocol
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from engine.base import EngineStats
+from gateway.config import SloConfig
 
 _SECONDS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -68,15 +76,39 @@ class Metrics:
             registry, "gateway_request_time_per_output_token_seconds",
             "Mean time of a request's tokens after its first",
         )  # fmt: skip
+        self.judged = Counter(
+            "gateway_slo_requests",
+            "Complete answers of models that have objectives, by whether they met them (goodput)",
+            ["model_name", "met"],
+            registry=registry,
+        )
         self.e2e_latency = _histogram(
             registry,
             "gateway_e2e_request_latency_seconds",
             "Request received to last token",
         )
 
+    def judge(self, model: str, slo: SloConfig, ttft: float, tpot: float) -> None:
+        """Count a complete answer by whether it met the model's objectives; times in seconds."""
+        if slo.ttft_ms is None and slo.tpot_ms is None:
+            return
+        met = ttft * 1000 <= (slo.ttft_ms or math.inf) and tpot * 1000 <= (slo.tpot_ms or math.inf)
+        self.judged.labels(model, "true" if met else "false").inc()
+
+    def watch_queues(self, stats: Callable[[], Mapping[str, QueueFigures]]) -> None:
+        """Add gauges that read the queues when they are scraped. `stats` are by model."""
+        self.registry.register(_Gauges(_QUEUE_GAUGES, stats))
+
+    def watch_ledger(self, waiting: Callable[[], int]) -> None:
+        """Add a gauge of the rows that are still to reach the database."""
+        Gauge(
+            "gateway_ledger_rows_waiting", "Rows not in the database yet", registry=self.registry
+        ).set_function(waiting)
+
     def watch_engines(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
         """Add gauges that read the engines when they are scraped. `stats` are by model."""
-        self.registry.register(_EngineGauges(stats))
+        self.registry.register(_Gauges(_ENGINE_GAUGES, stats))
+        self.registry.register(_Gauges(_ENGINE_COUNTERS, stats, CounterMetricFamily))
 
     def exposition(self) -> bytes:
         """Prometheus text of our registry and of the process-wide one, which holds vLLM's."""
@@ -113,15 +145,46 @@ _ENGINE_GAUGES = (
     ("gateway_engine_tokens_per_second", "Recent generation", "tokens_per_second"),
 )
 
+_ENGINE_COUNTERS = (
+    ("gateway_engine_prompt_tokens", "Prompt tokens the model's engines have read, by their own "
+     "count", "prompt_tokens_total"),
+    ("gateway_engine_generation_tokens", "Tokens the model's engines have generated, by their own "
+     "count", "generation_tokens_total"),
+)  # fmt: skip
 
-class _EngineGauges(Collector):
-    def __init__(self, stats: Callable[[], Mapping[str, EngineStats]]) -> None:
+
+_QUEUE_GAUGES = (
+    ("gateway_requests_waiting", "Requests that wait for the engine", "queued"),
+    ("gateway_waiting_tokens", "Prompt tokens that wait for the engine", "queued_tokens"),
+    ("gateway_predicted_ttft_seconds", "What a request that came now would wait",
+     "predicted_ttft_s"),
+    ("gateway_prefill_tokens_per_second", "Measured prefill rate", "prefill_tokens_per_s"),
+)  # fmt: skip
+
+
+class QueueFigures(Protocol):
+    """What `admission.QueueStats` tells; unknown figures are None."""
+
+    @property
+    def queued(self) -> int: ...
+
+
+class _Gauges(Collector):
+    def __init__(
+        self,
+        gauges: Sequence[tuple[str, str, str]],
+        stats: Callable[[], Mapping[str, object]],
+        family: type[GaugeMetricFamily] | type[CounterMetricFamily] = GaugeMetricFamily,
+    ) -> None:
+        self._gauges = gauges
         self._stats = stats
+        self._family = family
 
     def collect(self) -> Iterator[Metric]:
-        engines = self._stats()
-        for name, help_text, field in _ENGINE_GAUGES:
-            family = GaugeMetricFamily(name, help_text, labels=("model_name",))
-            for model, stats in engines.items():
-                family.add_metric((model,), float(getattr(stats, field)))
+        found = self._stats()
+        for name, help_text, field in self._gauges:
+            family = self._family(name, help_text, labels=("model_name",))
+            for model, stats in found.items():
+                if (value := getattr(stats, field)) is not None:
+                    family.add_metric((model,), float(value))
             yield family

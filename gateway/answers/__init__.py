@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import msgspec
 
 from engine.base import Prompt, TokenDelta
+from gateway.call import Usage
 from gateway.errors import APIError
-from gateway.pipeline import Usage
 
 encode = msgspec.json.encode
 
@@ -22,6 +22,11 @@ DONE = b"data: [DONE]\n\n"
 
 class Answer(Protocol):
     """Writes one call's answer in the format of its endpoint."""
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many of the tokens told so far were reasoning."""
+        ...
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
         """What is answered, as it was rendered. Once, before anything else."""

@@ -12,6 +12,7 @@ from typing import Any
 from engine.base import Prompt, TokenDelta, TokenLogprob
 from engine.reasoning import Reasoning
 from gateway.answers import Heading, encode, error_event, usage_fields
+from gateway.call import Usage
 from gateway.errors import APIError
 from gateway.message import (
     PLAIN,
@@ -22,7 +23,6 @@ from gateway.message import (
     ToolCallBegun,
     assembled,
 )
-from gateway.pipeline import Usage
 
 _OPENING = b'{"role":"assistant","content":"","refusal":null}'
 _OPENING_WITHOUT_WORDS = b'{"role":"assistant","content":null,"refusal":null}'
@@ -54,6 +54,11 @@ class ChatAnswer:
         # By choice: what stands before and after the text in its events.
         self._content: dict[int, tuple[bytes, bytes]] = {}
         self._told: dict[int, _Told] = {}
+        self._reasoning = 0
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return self._reasoning or sum(one.reader.reasoning_tokens for one in self._told.values())
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
         (self._prompt,) = prompts
@@ -81,9 +86,8 @@ class ChatAnswer:
         return found
 
     def finished(self, usage: Usage) -> bytes:
-        reasoning = sum(told.reader.reasoning_tokens for told in self._told.values())
         prefix = self._prefix or self._heading.prefix("chat.completion.chunk")
-        return self._heading.closing(prefix, usage_fields(usage, reasoning))
+        return self._heading.closing(prefix, usage_fields(usage, self.reasoning_tokens))
 
     def failed(self, error: APIError) -> bytes:
         return error_event(error)
@@ -99,7 +103,7 @@ class ChatAnswer:
     def _whole(
         self, choices: Sequence[tuple[int, Message, Sequence[TokenLogprob]]], usage: Usage
     ) -> bytes:
-        reasoning = sum(message.reasoning_tokens for _, message, _ in choices)
+        self._reasoning = sum(message.reasoning_tokens for _, message, _ in choices)
         return encode(
             self._heading.fields("chat.completion")
             | {
@@ -112,7 +116,7 @@ class ChatAnswer:
                     }
                     for index, message, logprobs in choices
                 ],
-                "usage": usage_fields(usage, reasoning),
+                "usage": usage_fields(usage, self._reasoning),
             }
         )
 

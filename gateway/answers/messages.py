@@ -12,10 +12,10 @@ from engine.base import Prompt, TokenDelta
 from engine.reasoning import Reasoning
 from gateway.answers import Heading, encode
 from gateway.answers.blocks import Block, block_of
+from gateway.call import Usage
 from gateway.dialect import messages_error
 from gateway.errors import APIError
 from gateway.message import FinishReason, Form, MessagePart, MessageReader
-from gateway.pipeline import Usage
 
 ThinkingDisplay: TypeAlias = Literal["told", "omitted", "hidden"]
 """Whether thinking is told; `omitted`: only that there was some."""
@@ -50,6 +50,10 @@ class MessagesAnswer:
         self._index = 0
         self._finish_reason: FinishReason = "stop"
         self._stop_string: str | None = None
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return self._reader.reasoning_tokens
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
         (self._prompt,) = prompts

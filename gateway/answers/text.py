@@ -14,8 +14,8 @@ from msgspec import structs
 
 from engine.base import Prompt, TokenDelta, TokenLogprob
 from gateway.answers import Heading, encode, error_event, usage_fields
+from gateway.call import Usage
 from gateway.errors import APIError
-from gateway.pipeline import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,10 @@ class TextAnswer:
         self._form = form or TextForm()
         self._prompts: Sequence[Prompt] = ()
         self._scales: dict[int, _Scale] = {}
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return 0
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
         self._prompts = prompts

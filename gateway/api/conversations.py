@@ -52,14 +52,14 @@ async def create(request: Request, room: ServicesDep, caller: PrincipalDep) -> R
     body = CreateConversation() if empty else await read_json(request, room, CreateConversation)
     items = [item.resource() for item in body.items or ()]
     made = conversation(new_item_id("conv"), int(time.time()), body.metadata or {})
-    await room.store.conversations.create(caller.name, made, items)
+    await room.store.conversations.create(caller.owner, made, items)
     return answered(msgspec.json.encode(made))
 
 
 @router.get(_ONE, openapi_extra=documented(answer=_CONVERSATION))
 async def retrieve(conversation_id: str, room: ServicesDep, caller: PrincipalDep) -> Response:
     """One conversation, without its items."""
-    found = await room.store.conversations.retrieve(caller.name, conversation_id)
+    found = await room.store.conversations.retrieve(caller.owner, conversation_id)
     return answered(_found(found, conversation_id))
 
 
@@ -75,7 +75,7 @@ async def update(
     """Replace a conversation's metadata."""
     body = await read_json(request, room, UpdateConversation)
     metadata = body.metadata or {}
-    updated = await room.store.conversations.update(caller.name, conversation_id, metadata)
+    updated = await room.store.conversations.update(caller.owner, conversation_id, metadata)
     return answered(_found(updated, conversation_id))
 
 
@@ -85,7 +85,7 @@ async def update(
 )
 async def delete(conversation_id: str, room: ServicesDep, caller: PrincipalDep) -> Response:
     """Delete a conversation with its items."""
-    deleted = await room.store.conversations.delete(caller.name, conversation_id)
+    deleted = await room.store.conversations.delete(caller.owner, conversation_id)
     _found(deleted or None, conversation_id)
     return answered(msgspec.json.encode(conversation_deleted(conversation_id)))
 
@@ -109,7 +109,7 @@ async def create_items(
     parse_query(ItemQuery, request.query_params.multi_items())
     body = await read_json(request, room, CreateItems)
     items = [item.resource() for item in body.items]
-    added = await room.store.conversations.add_items(caller.name, conversation_id, items)
+    added = await room.store.conversations.add_items(caller.owner, conversation_id, items)
     _found(added or None, conversation_id)
     bodies = [msgspec.json.encode(item) for item in items]
     return listed(Page([item["id"] for item in items], bodies))
@@ -124,7 +124,7 @@ async def list_items(
 ) -> Response:
     """A conversation's items, the newest first where nothing else is asked."""
     query = parse_query(ItemsQuery, request.query_params.multi_items())
-    found = await room.store.conversations.list_items(caller.name, conversation_id, asked(query))
+    found = await room.store.conversations.list_items(caller.owner, conversation_id, asked(query))
     return listed(_found(found, conversation_id))
 
 
@@ -140,7 +140,7 @@ async def retrieve_item(
 ) -> Response:
     """One item of a conversation."""
     parse_query(ItemQuery, request.query_params.multi_items())
-    found = await room.store.conversations.retrieve_item(caller.name, conversation_id, item_id)
+    found = await room.store.conversations.retrieve_item(caller.owner, conversation_id, item_id)
     return answered(_found(found, conversation_id, item_id))
 
 
@@ -150,9 +150,9 @@ async def delete_item(
 ) -> Response:
     """Delete an item; answers with its conversation."""
     stored = room.store.conversations
-    deleted = await stored.delete_item(caller.name, conversation_id, item_id)
+    deleted = await stored.delete_item(caller.owner, conversation_id, item_id)
     _found(deleted or None, conversation_id, item_id)
-    return answered(_found(await stored.retrieve(caller.name, conversation_id), conversation_id))
+    return answered(_found(await stored.retrieve(caller.owner, conversation_id), conversation_id))
 
 
 def _found(value: T | None, conversation_id: str, item_id: str | None = None) -> T:

@@ -12,8 +12,17 @@ from engine.pooling import Embedder, Vector
 from gateway import exchange
 from gateway.api.schemas import documented
 from gateway.errors import InvalidRequestError
+from gateway.poolings import Pooling
 from gateway.protocol.embeddings import MAX_TOKENS, EmbeddingRequest, embedding_list
-from gateway.services import PrincipalDep, ServicesDep, new_id, read_json
+from gateway.services import (
+    PrincipalDep,
+    ServicesDep,
+    deadline_of,
+    new_id,
+    open_entry,
+    read_json,
+    resolve,
+)
 
 router = APIRouter(tags=["embeddings"])
 
@@ -26,21 +35,27 @@ router = APIRouter(tags=["embeddings"])
         example={"model": "", "input": ["one text", "another"]},
     ),
 )
-async def embeddings(request: Request, room: ServicesDep, _caller: PrincipalDep) -> Response:
+async def embeddings(request: Request, room: ServicesDep, caller: PrincipalDep) -> Response:
     """A vector for each input, as numbers or as base64 of little-endian float32."""
+    entry = open_entry(request, caller, "/v1/embeddings")
+    deadline = deadline_of(request, room, request.scope["state"]["arrived"])
     body = await read_json(request, room, EmbeddingRequest)
-    deployment = room.deployments.resolve(body.model)
+    deployment = resolve(room, caller, body.model)
+    entry.model = deployment.name
 
-    async def work(embedder: Embedder) -> tuple[Sequence[Vector], int]:
+    async def work(embedder: Embedder, pooling: Pooling) -> tuple[Sequence[Vector], int]:
         prompts, tokens = [], 0
         for source in body.inputs():
             prompts.append(await embedder.render(source))
             tokens += len(prompts[-1].token_ids)
             if tokens > MAX_TOKENS:
                 raise _too_many_tokens()
+        await pooling.begin(tokens, len(prompts))
         return await embedder.embed(new_id("embd"), prompts, body.dimensions), tokens
 
-    vectors, tokens = await room.poolings.run(deployment, exchange.of(request.scope), work)
+    vectors, tokens = await room.poolings.run(
+        deployment, caller, entry, exchange.of(request.scope), work, deadline=deadline
+    )
     room.metrics.prompt_tokens.inc(tokens)
     encoding = body.encoding_format or "float"
     answer = embedding_list(vectors, deployment.name, tokens, encoding)

@@ -15,9 +15,19 @@ from engine.base import Engine, SamplingOptions, Source, Structure
 from gateway import exchange
 from gateway.answers import Answer, Heading
 from gateway.api.schemas import documented
-from gateway.pipeline import Call
+from gateway.call import Call
 from gateway.protocol.generation import GenerationBody
-from gateway.services import Services, fingerprint, identify, new_id, read_json
+from gateway.services import (
+    Services,
+    deadline_of,
+    fingerprint,
+    identify,
+    is_returning,
+    new_id,
+    open_entry,
+    read_json,
+    resolve,
+)
 from gateway.sse import Keep
 
 Body = TypeVar("Body", bound=GenerationBody)
@@ -78,10 +88,15 @@ class GenerationEndpoint(Generic[Body]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, room = Request(scope, receive), self._room
         who = identify(request, room)
+        entry = open_entry(request, who, self.path)
+        arrived = scope["state"].get("arrived", time.perf_counter())
+        deadline = deadline_of(request, room, arrived)
         body = await read_json(request, room, self.model)
-        deployment = room.deployments.resolve(body.model)
+        entry.streamed = bool(body.stream)
+        deployment = resolve(room, who, body.model)
+        entry.model = deployment.name
         engine = deployment.engine()
-        task = self._task(body, Context(engine, who.name))
+        task = self._task(body, Context(engine, who.owner))
         answer_id = new_id(self._id_prefix)
         heading = Heading(
             id=answer_id,
@@ -93,10 +108,14 @@ class GenerationEndpoint(Generic[Body]):
         call = Call(
             request_id=answer_id,
             deployment=deployment,
+            principal=who,
+            entry=entry,
             sources=task.sources,
             sampling=task.sampling,
             param=task.param,
-            arrived=scope["state"].get("arrived", time.perf_counter()),
+            arrived=arrived,
+            deadline=deadline,
+            returning=is_returning(request),
             loose=task.loose,
             with_text=task.with_text,
             clipped=task.clipped,

@@ -13,7 +13,7 @@ from gateway.api.generation import Context, GenerationEndpoint, Task
 from gateway.api.schemas import documented
 from gateway.dialect import MESSAGES_PATH
 from gateway.protocol.messages import CountTokensRequest, MessagesRequest, Thinking
-from gateway.services import PrincipalDep, Services, ServicesDep, read_json
+from gateway.services import PrincipalDep, Services, ServicesDep, counted, read_json, resolve
 
 router = APIRouter(tags=["messages"])
 
@@ -73,15 +73,14 @@ def _display(thinking: Thinking | None) -> ThinkingDisplay:
         example=_EXAMPLE,
     ),
 )
-async def count_tokens(
-    request: Request, room: ServicesDep, _caller: PrincipalDep
-) -> dict[str, int]:
+async def count_tokens(request: Request, room: ServicesDep, caller: PrincipalDep) -> dict[str, int]:
     """How many tokens a request's prompt is, also where it is too long to be answered."""
     body = await read_json(request, room, CountTokensRequest)
-    engine = room.deployments.resolve(body.model).engine()
+    engine = resolve(room, caller, body.model).engine()
     room.lifecycle.require_open()
     try:
-        prompt = await engine.render(body.turn(engine).conversation)
+        async with counted(room, caller):
+            prompt = await engine.render(body.turn(engine).conversation)
     except ContextLengthError as error:
         return {"input_tokens": error.prompt_tokens}
     return {"input_tokens": len(prompt.token_ids)}

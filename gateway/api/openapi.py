@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from pkgutil import resolve_name
 from typing import Any, Final, Protocol
@@ -25,9 +25,11 @@ _ERROR: Final = f"{ErrorResponse.__module__}:{ErrorResponse.__qualname__}"
 _ERRORS: Final = {
     400: "The request is wrong; the message says what was expected.",
     401: "No API key, or not one of this server's.",
+    403: "The API key may not use this endpoint.",
     404: "No such path, model or object.",
     405: "Another method of this path.",
-    408: "The request took too long to arrive.",
+    408: "The request took too long to arrive, or to be answered in the time it allowed.",
+    409: "It is in the way of what is there already.",
     413: "The body is too large.",
     415: "The body is not JSON, or is compressed.",
     429: "There is capacity, but it is taken: retry later.",
@@ -36,6 +38,7 @@ _ERRORS: Final = {
     503: "No capacity: the model is loading, the server is draining, or its engine has stopped.",
 }
 _WITH_BODY: Final = frozenset({413, 415, 429})
+_WITH_KEY: Final = frozenset({401, 403})
 _RETRYABLE: Final = frozenset({429, 503})
 _RETRY_HEADERS: Final = {
     "retry-after": {"description": "Seconds.", "schema": {"type": "integer"}},
@@ -51,8 +54,14 @@ class DirectEndpoint(Protocol):
     documentation: Mapping[str, Any]
 
 
-def document(app: FastAPI, endpoints: Sequence[DirectEndpoint], *, model: str, keys: bool) -> Json:
-    """The whole document. `model` is put into examples; `keys`: whether callers need one."""
+def document(
+    app: FastAPI,
+    endpoints: Sequence[DirectEndpoint],
+    *,
+    model: str,
+    keys: Callable[[], bool],
+) -> Json:
+    """The whole document. `model` is put into examples; `keys` says whether callers need one."""
     found: Json = get_openapi(title=app.title, version=app.version, routes=app.routes)
     for endpoint in endpoints:
         found["paths"].setdefault(endpoint.path, {})["post"] = _direct(endpoint)
@@ -68,7 +77,7 @@ def document(app: FastAPI, endpoints: Sequence[DirectEndpoint], *, model: str, k
         },
         "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
     }
-    found["security"] = [{"bearer": []}] if keys else [{"bearer": []}, {}]
+    found["security"] = [{"bearer": []}] if keys() else [{"bearer": []}, {}]
     return found
 
 
@@ -151,7 +160,7 @@ def _complete(operation: Json, facts: Json, schemas: _Schemas, model: str) -> No
         else {"$ref": f"#/components/responses/{_error_name(status)}"}
         for status in _ERRORS
         if not (status in _WITH_BODY and "requestBody" not in operation)
-        and not (status == HTTPStatus.UNAUTHORIZED and keyless)
+        and not (status in _WITH_KEY and keyless)
     }
     others = {
         status: _response(HTTPStatus(int(status)).phrase, {_JSON: schemas.of(name)})

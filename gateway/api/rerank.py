@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,8 +14,20 @@ from gateway import exchange
 from gateway.api.schemas import documented
 from gateway.deployments import Deployment
 from gateway.errors import InvalidRequestError
+from gateway.ledger import Entry
+from gateway.poolings import Pooling
 from gateway.protocol.rerank import RerankRequest, ScoreRequest, ranking, score_list
-from gateway.services import PrincipalDep, Services, ServicesDep, new_id, read_json
+from gateway.services import (
+    PrincipalDep,
+    Services,
+    ServicesDep,
+    deadline_of,
+    new_id,
+    open_entry,
+    read_json,
+    resolve,
+)
+from gateway.tenants import Principal
 
 MAX_CHARACTERS = 2_000_000
 
@@ -29,12 +42,14 @@ router = APIRouter(tags=["rerank"])
         example={"model": "", "query": "capital of Japan", "documents": ["Paris", "Tokyo"]},
     ),
 )
-async def rerank(request: Request, room: ServicesDep, _caller: PrincipalDep) -> dict[str, Any]:
+async def rerank(request: Request, room: ServicesDep, caller: PrincipalDep) -> dict[str, Any]:
     """Documents by how well they answer a query, the best first."""
+    entry = open_entry(request, caller, "/v1/rerank")
     body = await read_json(request, room, RerankRequest)
-    deployment, answer_id = room.deployments.resolve(body.model), new_id("rerank")
+    deployment, answer_id = resolve(room, caller, body.model), new_id("rerank")
     pairs = [(body.query, text) for text in body.texts()]
-    scores = await _scores(request, room, deployment, answer_id, pairs, "documents")
+    asked = _Asked(request, room, caller, entry, deployment)
+    scores = await asked.scores(answer_id, pairs, "documents")
     return ranking(answer_id, deployment.name, body, scores)
 
 
@@ -46,38 +61,52 @@ async def rerank(request: Request, room: ServicesDep, _caller: PrincipalDep) -> 
         example={"model": "", "text_1": "capital of Japan", "text_2": ["Paris", "Tokyo"]},
     ),
 )
-async def score(request: Request, room: ServicesDep, _caller: PrincipalDep) -> dict[str, Any]:
+async def score(request: Request, room: ServicesDep, caller: PrincipalDep) -> dict[str, Any]:
     """How alike or relevant to one another two texts are, or the texts of several pairs."""
+    entry = open_entry(request, caller, "/v1/score")
     body = await read_json(request, room, ScoreRequest)
-    deployment, answer_id = room.deployments.resolve(body.model), new_id("score")
-    scores = await _scores(request, room, deployment, answer_id, body.pairs(), "text_2")
+    deployment, answer_id = resolve(room, caller, body.model), new_id("score")
+    asked = _Asked(request, room, caller, entry, deployment)
+    scores = await asked.scores(answer_id, body.pairs(), "text_2")
     return score_list(answer_id, deployment.name, scores)
 
 
-async def _scores(
-    request: Request,
-    room: Services,
-    deployment: Deployment,
-    answer_id: str,
-    pairs: Sequence[tuple[str, str]],
-    param: str,
-) -> Scores:
-    # A cross-encoder reads both texts of every pair.
-    if sum(len(one) + len(other) for one, other in pairs) > MAX_CHARACTERS:
-        raise InvalidRequestError(
-            f"Invalid '{param}': all pairs together may have {MAX_CHARACTERS:,} characters in one "
-            "request.",
-            code="invalid_value",
-            param=param,
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request for scores, and who answers it."""
+
+    request: Request
+    room: Services
+    caller: Principal
+    entry: Entry
+    deployment: Deployment
+
+    async def scores(self, answer_id: str, pairs: Sequence[tuple[str, str]], param: str) -> Scores:
+        # A cross-encoder reads both texts of every pair.
+        if sum(len(one) + len(other) for one, other in pairs) > MAX_CHARACTERS:
+            raise InvalidRequestError(
+                f"Invalid '{param}': all pairs together may have {MAX_CHARACTERS:,} characters in "
+                "one request.",
+                code="invalid_value",
+                param=param,
+            )
+        self.entry.model = self.deployment.name
+
+        async def work(embedder: Embedder, pooling: Pooling) -> Scores:
+            try:
+                return await embedder.score(answer_id, pairs, pooling.begin)
+            except InvalidPromptError as error:
+                error.param = param
+                raise
+
+        request, room = self.request, self.room
+        found = await room.poolings.run(
+            self.deployment,
+            self.caller,
+            self.entry,
+            exchange.of(request.scope),
+            work,
+            deadline=deadline_of(request, room, request.scope["state"]["arrived"]),
         )
-
-    async def work(embedder: Embedder) -> Scores:
-        try:
-            return await embedder.score(answer_id, pairs)
-        except InvalidPromptError as error:
-            error.param = param
-            raise
-
-    found = await room.poolings.run(deployment, exchange.of(request.scope), work)
-    room.metrics.prompt_tokens.inc(found.prompt_tokens)
-    return found
+        room.metrics.prompt_tokens.inc(found.prompt_tokens)
+        return found

@@ -20,8 +20,9 @@ from engine.base import InvalidPromptError
 from gateway import exchange
 from gateway.api.lists import answered, asked, listed, query_parameters
 from gateway.api.schemas import documented
+from gateway.call import Call
 from gateway.errors import APIError, InvalidRequestError, NotFoundError
-from gateway.pipeline import Call
+from gateway.ledger import Entry
 from gateway.protocol.conversations import ItemsQuery
 from gateway.protocol.lists import parse_query
 from gateway.protocol.responses import CountInputTokens, CreateResponse, RetrieveQuery
@@ -31,8 +32,20 @@ from gateway.responses.events import ResponseAnswer
 from gateway.responses.fitting import blame_input, fitted_turn, input_tokens, require_room, turn
 from gateway.responses.following import Following
 from gateway.responses.ids import new_response_id
-from gateway.services import PrincipalDep, Services, ServicesDep, identify, read_json
+from gateway.services import (
+    PrincipalDep,
+    Services,
+    ServicesDep,
+    counted,
+    deadline_of,
+    identify,
+    is_returning,
+    open_entry,
+    read_json,
+    resolve,
+)
 from gateway.store.responses import RUNNING
+from gateway.tenants import Principal
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +101,13 @@ class ResponsesEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, room = Request(scope, receive), self._room
         who = identify(request, room)
+        entry = open_entry(request, who, self.path)
+        deadline = deadline_of(request, room, scope["state"]["arrived"])
+        returning = is_returning(request)
         body = await read_json(request, room, CreateResponse)
+        entry.streamed = bool(body.stream)
         try:
-            task = await self._task(body, who.name, scope)
+            task = await self._task(body, who, entry, deadline, returning, scope)
             if body.background:
                 await self._background(task, scope, receive, send)
             else:
@@ -98,10 +115,19 @@ class ResponsesEndpoint:
         except InvalidPromptError as error:
             raise blame_input(error) from None
 
-    async def _task(self, body: CreateResponse, owner: str, scope: Scope) -> _Task:
+    async def _task(
+        self,
+        body: CreateResponse,
+        who: Principal,
+        entry: Entry,
+        deadline: float | None,
+        returning: bool | None,
+        scope: Scope,
+    ) -> _Task:
         body.require_consistent()
-        room = self._room
-        deployment = room.deployments.resolve(body.model)
+        room, owner = self._room, who.owner
+        deployment = resolve(room, who, body.model)
+        entry.model = deployment.name
         engine = deployment.engine()
         context = await recall(room.store, owner, body)
         sampling = body.options()
@@ -116,10 +142,14 @@ class ResponsesEndpoint:
         call = Call(
             request_id=opening["id"],
             deployment=deployment,
+            principal=who,
+            entry=entry,
             sources=[planned.conversation],
             sampling=planned.sampling(sampling),
             param="input",
             arrived=scope["state"].get("arrived", time.perf_counter()),
+            deadline=deadline,
+            returning=returning,
             loose=planned.loose,
         )
         answer = ResponseAnswer(opening, planned.form, logprobs=body.logprobs, log=log)
@@ -158,6 +188,7 @@ class ResponsesEndpoint:
             keep=task.keep,
             log=task.log,
         )
+        scope["state"].pop("entry", None)  # it is the run's, which may outlive this request
         queued = answered(msgspec.json.encode(task.opening))
         answer = Following(run.told) if task.body.stream else queued
         await answer(scope, receive, send)
@@ -175,17 +206,17 @@ async def count(request: Request, room: ServicesDep, caller: PrincipalDep) -> Re
     """How many input tokens a response would have."""
     body = await read_json(request, room, CountInputTokens)
     body.require_input()
-    deployments = room.deployments
-    deployment = deployments.default if body.model is None else deployments.resolve(body.model)
+    deployment = resolve(room, caller, body.model)
     engine = deployment.engine()
     room.lifecycle.require_open()
-    context = await recall(room.store, caller.name, body)
+    context = await recall(room.store, caller.owner, body)
     try:
-        tokens = await input_tokens(engine, body, context.items)
+        async with counted(room, caller):
+            tokens = await input_tokens(engine, body, context.items)
     except InvalidPromptError as error:
         raise blame_input(error) from None
-    counted = {"object": "response.input_tokens", "input_tokens": tokens}
-    return answered(msgspec.json.encode(counted))
+    found = {"object": "response.input_tokens", "input_tokens": tokens}
+    return answered(msgspec.json.encode(found))
 
 
 @router.get(
@@ -200,11 +231,11 @@ async def retrieve(
 ) -> Response:
     """One response as it is now; or its events, if it was made to be streamed in the background."""
     query = parse_query(RetrieveQuery, request.query_params.multi_items())
-    found = await room.store.responses.retrieve(caller.name, response_id)
+    found = await room.store.responses.retrieve(caller.owner, response_id)
     body = _found(found, response_id)
     if query.stream != "true":
         return answered(body)
-    told = room.background.told(caller.name, response_id)
+    told = room.background.told(caller.owner, response_id)
     if told is None or told.log is None:
         raise InvalidRequestError(
             f"The events of response '{response_id[:128]}' can't be streamed: only those of a "
@@ -219,8 +250,8 @@ async def retrieve(
 @router.delete(_ONE, openapi_extra=documented(answer="gateway.protocol.answers:ResponseDeleted"))
 async def delete(response_id: str, room: ServicesDep, caller: PrincipalDep) -> Response:
     """Delete a response with its input items; one that is being made ends."""
-    run = room.background.running(caller.name, response_id)
-    deleted = await room.store.responses.delete(caller.name, response_id)
+    run = room.background.running(caller.owner, response_id)
+    deleted = await room.store.responses.delete(caller.owner, response_id)
     _found(deleted or None, response_id)
     if run is not None:
         run.cancel()
@@ -232,18 +263,18 @@ async def delete(response_id: str, room: ServicesDep, caller: PrincipalDep) -> R
 async def cancel(response_id: str, room: ServicesDep, caller: PrincipalDep) -> Response:
     """End a background response; one that is cancelled already is told again."""
     stored = room.store.responses
-    run = room.background.running(caller.name, response_id)
+    run = room.background.running(caller.owner, response_id)
     if run is not None:
         run.cancel()
         await run.over()
-    body = _found(await stored.retrieve(caller.name, response_id), response_id)
+    body = _found(await stored.retrieve(caller.owner, response_id), response_id)
     response = msgspec.json.decode(body)
     if not response["background"]:
         raise InvalidRequestError("Cannot cancel a synchronous response.")
     if response["status"] in RUNNING:  # it is another gateway's, whose end of it won't count
         response = states.cancelled(response)
-        if not await stored.update(caller.name, response):
-            body = _found(await stored.retrieve(caller.name, response_id), response_id)
+        if not await stored.update(caller.owner, response):
+            body = _found(await stored.retrieve(caller.owner, response_id), response_id)
             response = msgspec.json.decode(body)
     if response["status"] != "cancelled":
         raise InvalidRequestError(f"Cannot cancel a {response['status']} response.")
@@ -262,7 +293,7 @@ async def input_items(
 ) -> Response:
     """What a response was asked with, the newest first where nothing else is asked."""
     query = parse_query(ItemsQuery, request.query_params.multi_items())
-    found = await room.store.responses.input_items(caller.name, response_id, asked(query))
+    found = await room.store.responses.input_items(caller.owner, response_id, asked(query))
     return listed(_found(found, response_id))
 
 

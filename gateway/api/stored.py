@@ -40,7 +40,7 @@ async def list_completions(request: Request, room: ServicesDep, caller: Principa
     """The caller's stored completions, by time."""
     query = parse_query(CompletionsQuery, request.query_params.multi_items())
     page = await room.store.completions.list(
-        caller.name,
+        caller.owner,
         asked(query),
         model=query.model,
         metadata=query.metadata,
@@ -53,7 +53,7 @@ async def retrieve_completion(
     completion_id: str, room: ServicesDep, caller: PrincipalDep
 ) -> Response:
     """One stored completion."""
-    found = await room.store.completions.retrieve(caller.name, completion_id)
+    found = await room.store.completions.retrieve(caller.owner, completion_id)
     return answered(_found(found, completion_id))
 
 
@@ -68,7 +68,7 @@ async def update_completion(
 ) -> Response:
     """Replace a stored completion's metadata."""
     body = await read_json(request, room, UpdateCompletion)
-    updated = await room.store.completions.update(caller.name, completion_id, body.metadata or {})
+    updated = await room.store.completions.update(caller.owner, completion_id, body.metadata or {})
     return answered(_found(updated, completion_id))
 
 
@@ -77,7 +77,7 @@ async def delete_completion(
     completion_id: str, room: ServicesDep, caller: PrincipalDep
 ) -> Response:
     """Delete a stored completion and its messages."""
-    deleted = await room.store.completions.delete(caller.name, completion_id)
+    deleted = await room.store.completions.delete(caller.owner, completion_id)
     _found(deleted or None, completion_id)
     return answered(msgspec.json.encode(completion_deleted(completion_id)))
 
@@ -94,7 +94,7 @@ async def list_messages(
 ) -> Response:
     """The messages of the request that led to a stored completion."""
     query = parse_query(ListQuery, request.query_params.multi_items())
-    found = await room.store.completions.messages(caller.name, completion_id, asked(query))
+    found = await room.store.completions.messages(caller.owner, completion_id, asked(query))
     page = _found(found, completion_id)
     bodies = [
         msgspec.json.encode(stored_message(message_id, msgspec.json.decode(body)))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
+from starlette.responses import Response
 
+from gateway.api.lists import answered
 from gateway.api.schemas import documented
 from gateway.deployments import Deployment
 from gateway.protocol.tokens import DetokenizeRequest, TokenizeRequest
-from gateway.services import PrincipalDep, Services, ServicesDep, read_json
+from gateway.services import PrincipalDep, Services, ServicesDep, counted, read_json, resolve
+from gateway.tenants import Principal
 
 router = APIRouter(tags=["tokens"])
 
@@ -22,20 +26,18 @@ router = APIRouter(tags=["tokens"])
         example={"model": "", "prompt": "Hello"},
     ),
 )
-async def tokenize(request: Request, room: ServicesDep, _caller: PrincipalDep) -> dict[str, Any]:
+async def tokenize(request: Request, room: ServicesDep, caller: PrincipalDep) -> Response:
     """Token ids and their count, of a text or of a rendered conversation."""
     body = await read_json(request, room, TokenizeRequest)
-    deployment = _deployment(room, body.model)
+    deployment = _deployment(room, caller, body.model)
     engine = deployment.model()
-    if body.prompt is not None:
-        tokens = await engine.tokenize(body.prompt, add_special_tokens=body.add_special_tokens)
-    else:
-        tokens = list((await deployment.engine().render(body.conversation())).token_ids)
-    return {
-        "count": len(tokens),
-        "max_model_len": engine.info.max_model_len,
-        "tokens": tokens,
-    }
+    async with counted(room, caller):
+        if body.prompt is not None:
+            tokens = await engine.tokenize(body.prompt, add_special_tokens=body.add_special_tokens)
+        else:
+            tokens = list((await deployment.engine().render(body.conversation())).token_ids)
+    found = {"count": len(tokens), "max_model_len": engine.info.max_model_len, "tokens": tokens}
+    return answered(msgspec.json.encode(found))
 
 
 @router.post(
@@ -46,14 +48,15 @@ async def tokenize(request: Request, room: ServicesDep, _caller: PrincipalDep) -
         example={"model": "", "tokens": [1, 2]},
     ),
 )
-async def detokenize(request: Request, room: ServicesDep, _caller: PrincipalDep) -> dict[str, Any]:
+async def detokenize(request: Request, room: ServicesDep, caller: PrincipalDep) -> dict[str, Any]:
     """The text of token ids."""
     body = await read_json(request, room, DetokenizeRequest)
-    return {"prompt": await _deployment(room, body.model).model().detokenize(body.tokens)}
+    model = _deployment(room, caller, body.model).model()
+    async with counted(room, caller):
+        return {"prompt": await model.detokenize(body.tokens)}
 
 
-def _deployment(room: Services, name: str | None) -> Deployment:
-    """What `name` stands for; the first model where a request names none."""
-    found = room.deployments.default if name is None else room.deployments.resolve(name)
+def _deployment(room: Services, caller: Principal, name: str | None) -> Deployment:
+    found = resolve(room, caller, name)
     room.lifecycle.require_open()
     return found

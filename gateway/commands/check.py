@@ -155,7 +155,10 @@ def _warnings(config: GatewayConfig) -> list[str]:
     found = []
     loopback = config.server.host in ("localhost", "::1") or config.server.host.startswith("127.")
     if not loopback and not config.auth.api_keys:
-        found.append(f"server.host is {config.server.host} and no API key is asked for")
+        found.append(
+            f"server.host is {config.server.host} and no auth.api_keys are configured: it starts "
+            "only if there are keys made with `gateway keys create`"
+        )
     try:
         Authenticator(config.auth)
         Authenticator(AuthConfig(api_keys=config.auth.admin_keys))

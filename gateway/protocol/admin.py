@@ -1,4 +1,4 @@
-"""`/admin/adapters`: LoRA adapters while the program runs."""
+"""`/admin/v1/adapters`: LoRA adapters while the program runs."""
 
 from __future__ import annotations
 

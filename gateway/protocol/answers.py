@@ -240,8 +240,8 @@ class Health(Shape):
 class Readiness(Shape):
     """Whether requests will be served; `models` where there are several."""
 
-    status: Literal["ready", "loading", "stalled", "draining", "dead"]
-    models: dict[str, Literal["ready", "loading", "stalled", "dead"]] = {}
+    status: Literal["ready", "loading", "restarting", "stalled", "draining", "dead"]
+    models: dict[str, Literal["ready", "loading", "restarting", "stalled", "dead"]] = {}
 
 
 class Running(BaseModel):

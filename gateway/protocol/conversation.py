@@ -6,7 +6,7 @@ Source: the OpenAI API reference, "Create chat completion", `messages`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -18,10 +18,12 @@ Name = Annotated[str, StringConstraints(max_length=64)]
 
 
 class TextPart(WireModel):
-    """A piece of text content."""
+    """A piece of text content. `cache_control` is a hint for caches that have to be told what to
+    keep, which clients of several providers send along; ours needs none."""
 
     type: Literal["text"]
     text: str
+    cache_control: dict[str, Any] | None = None
 
 
 class RefusalPart(WireModel):

@@ -19,9 +19,11 @@ from typing import Any, Final
 from cachetools import TTLCache
 
 from engine.base import EngineGenerateError
+from gateway.call import Call, InterruptedCallError
 from gateway.config import ResponsesConfig
 from gateway.errors import APIError, OverloadedError, as_api_error, draining
-from gateway.pipeline import Call, Generation, InterruptedCallError, Pipeline
+from gateway.generation import Generation
+from gateway.pipeline import Pipeline
 from gateway.responses import object as states
 from gateway.responses.events import ResponseAnswer
 from gateway.responses.object import Response
@@ -90,9 +92,15 @@ class Run:
     """One response on its way, and what is `told` of it. Implements `pipeline.Outlet`."""
 
     def __init__(
-        self, told: Told, opening: Response, answer: ResponseAnswer, generation: Generation
+        self,
+        told: Told,
+        opening: Response,
+        answer: ResponseAnswer,
+        pipeline: Pipeline,
+        generation: Generation,
     ) -> None:
         self.told = told
+        self._pipeline = pipeline
         self._opening = opening
         self._answer = answer
         self._generation = generation
@@ -129,19 +137,22 @@ class Run:
     async def _made(self, stored: StoredResponses, keep: Keep) -> APIError | None:
         """Generate; returns what went wrong."""
         answer, generation = self._answer, self._generation
+        failure: BaseException | None = None
         try:
             await self._generate(stored)
             await keep(answer.end(generation.take(), generation.usage))
         except InterruptedCallError as interrupted:
+            failure = interrupted
             answer.cancel()
             return draining() if interrupted.cause == "shutdown" else None
         except Exception as problem:
-            error = as_api_error(problem)
+            failure, error = problem, as_api_error(problem)
             if error.status >= 500:
                 logger.error("the background response %s failed: %r", self.id, problem)
             return error
         finally:
-            generation.close()
+            generation.reasoning_tokens = answer.reasoning_tokens
+            self._pipeline.leave(generation, failure)
         return None
 
     async def _generate(self, stored: StoredResponses) -> None:
@@ -180,7 +191,7 @@ class Run:
                 self._answer.events(delta)
         except Exception:
             logger.exception("a background response's tokens could not be told")
-            self._generation.failed(EngineGenerateError("The answer could not be decoded."))
+            self._generation.fail(EngineGenerateError("The answer could not be decoded."))
         self.told.notify()
 
 
@@ -216,12 +227,13 @@ class BackgroundResponses:
                 retry_after_s=RETRY_AFTER_S,
             )
         generation = self._pipeline.admit(call)
-        run = self._runs[opening["id"]] = Run(Told(owner, log), opening, answer, generation)
+        run = Run(Told(owner, log), opening, answer, self._pipeline, generation)
+        self._runs[run.id] = run
         try:
             await self._stored.create(owner, opening, items)
-        except BaseException:
+        except BaseException as failure:
             del self._runs[run.id]
-            generation.close()
+            self._pipeline.leave(generation, failure)
             raise
         if log is not None:
             answer.announce()

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from engine.base import Prompt, TokenDelta
 from gateway.answers import encode
+from gateway.call import Usage
 from gateway.errors import APIError
 from gateway.message import Form, MessageReader
-from gateway.pipeline import Usage
 from gateway.responses import object as states
 from gateway.responses.object import Response
 from gateway.responses.output import Event, Output
@@ -62,6 +62,10 @@ class ResponseAnswer:
     def announced(self) -> bool:
         """Whether an event has told the response's id."""
         return self._sequence > 0
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return self._reader.reasoning_tokens
 
     def begin(self, prompts: Sequence[Prompt]) -> None:
         (prompt,) = prompts

@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gateway.call import Usage
 from gateway.errors import APIError
-from gateway.pipeline import Usage
 from gateway.protocol.response_parts import FunctionTool, TextConfig
 from gateway.protocol.responses import CreateResponse
 

@@ -12,7 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    StaticPool,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.exc import (
     ArgumentError,
     InterfaceError,
@@ -65,6 +74,9 @@ class Database:
                 f"{str(reason).strip()}; name a database that can be written, or 'sqlite://' to "
                 "keep state in memory"
             )
+        except BaseException:
+            self._engine.dispose()
+            raise
         self._writer = Writer(self._begin)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="state-reader")
         self._closed = False
@@ -73,6 +85,19 @@ class Database:
     def location(self) -> str:
         """Where it is, without secrets."""
         return _shown(self._url)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it ends with this program, which alone sees it."""
+        return self._in_memory
+
+    @property
+    def path(self) -> Path | None:
+        """The file of a SQLite database; None in memory and on a server."""
+        name = self._url.database
+        if not _is_sqlite(self._url) or self._in_memory or not name or name.startswith("file:"):
+            return None
+        return Path(name)
 
     async def write(self, change: Change[T]) -> T:
         """Run `change` in a transaction and return its result once that is on disk.
@@ -85,8 +110,9 @@ class Database:
         except _FAILURES as error:
             raise self._unavailable(error) from error
 
-    async def read(self, query: Change[T]) -> T:
-        """Run `query`, which changes nothing. Raises UnavailableError (503)."""
+    async def read(self, query: Change[T], *, quiet: bool = False) -> T:
+        """Run `query`, which changes nothing. Raises UnavailableError (503), without a line in the
+        log where it is `quiet`."""
         if self._in_memory:
             return await self.write(query)  # there is but one connection
         if self._closed:
@@ -95,7 +121,7 @@ class Database:
         try:
             return await loop.run_in_executor(self._readers, self._query, query)
         except _FAILURES as error:
-            raise self._unavailable(error) from error
+            raise self._unavailable(error, quiet) from error
 
     async def close(self) -> None:
         """Return when everything that was written is on disk and all files are closed."""
@@ -113,8 +139,9 @@ class Database:
         with self._engine.begin() as connection:
             return query(connection)
 
-    def _unavailable(self, error: Exception) -> UnavailableError:
-        logger.error("state database %s: %s", self.location, getattr(error, "orig", error))
+    def _unavailable(self, error: Exception, quiet: bool = False) -> UnavailableError:
+        if not quiet:
+            logger.error("state database %s: %s", self.location, getattr(error, "orig", error))
         return UnavailableError(
             "The server can't reach its storage now; retry shortly.",
             code="storage_unavailable",
@@ -146,7 +173,8 @@ def _parsed(given: str | None) -> URL:
     )
 
 
-def _default_url() -> URL:
+def state_directory() -> Path:
+    """Where state is kept that is told no other place. Raises ConfigError."""
     base = os.environ.get("XDG_STATE_HOME", "")
     try:
         root = Path(base) if os.path.isabs(base) else Path("~/.local/state").expanduser()
@@ -155,7 +183,11 @@ def _default_url() -> URL:
             "state.url: there is no home directory to keep state in; set state.url, e.g. to "
             "sqlite:////var/lib/gateway/state.db"
         ) from None
-    return URL.create("sqlite", database=str(root / "gateway" / "state.db"))
+    return root / "gateway"
+
+
+def _default_url() -> URL:
+    return URL.create("sqlite", database=str(state_directory() / "state.db"))
 
 
 def _is_sqlite(url: URL) -> bool:
@@ -239,9 +271,20 @@ def _postgres_engine(url: URL) -> Engine:
             "state.url: PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'"
         ) from None
     event.listen(engine, "connect", _prepare_postgres)
+    event.listen(engine, "handle_error", _without_values)
     return engine
 
 
 def _prepare_postgres(connection: Any, _record: object) -> None:
     connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
     connection.commit()
+
+
+def _without_values(failure: ExceptionContext) -> None:
+    """PostgreSQL's details tell what a constraint refused, which is what clients wrote."""
+    cause = failure.original_exception
+    primary = getattr(getattr(cause, "diag", None), "message_primary", None)
+    if primary:
+        cause.args = (primary,)
+        if failure.sqlalchemy_exception is not None:
+            failure.sqlalchemy_exception.args = (f"({type(cause).__name__}) {primary}",)

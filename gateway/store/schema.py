@@ -1,4 +1,4 @@
-"""The tables. A change here needs a migration, see `migrations.py`.
+"""The tables. A change here needs a revision, see `migrations/`.
 
 `body` is an object's JSON as clients get it, passed through unparsed. NULL where the object has
 been deleted: its row stays until retention takes it, so that a client that deletes what it lists
@@ -42,6 +42,7 @@ class Name(TypeDecorator[str]):
 # SQLite counts rows up by itself only where the type is exactly INTEGER.
 Sequence = BigInteger().with_variant(Integer, "sqlite")
 
+# What programs from before there were revisions look at, so that they refuse a newer database.
 schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
 
 # The gateways that use this database; one not seen for a while has died.

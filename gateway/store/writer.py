@@ -20,8 +20,11 @@ T = TypeVar("T")
 Change = Callable[[Connection], T]
 
 MAX_GROUP = 128
+MAX_TRIES = 5
 MAX_WAITING = 4096
 BUSY_RETRY_S = 2.0
+# PostgreSQL undid the transaction because of another one; the same again may well succeed.
+_LOST_TO_ANOTHER = ("40001", "40P01")
 
 
 class _Job:
@@ -113,7 +116,7 @@ class Writer:
                 return True
         return False
 
-    def _commit(self, group: list[_Job]) -> None:
+    def _commit(self, group: list[_Job], tries: int = MAX_TRIES) -> None:
         try:
             with self._begin() as connection:
                 for job in group:
@@ -122,9 +125,16 @@ class Writer:
             # Where the database fails it fails everyone. Where a change does, only that one:
             # the others get another try without it.
             alone = len(group) == 1
-            if alone or (isinstance(error, DBAPIError) and not isinstance(error, IntegrityError)):
+            if tries > 1 and _lost_to_another(error):
+                self._commit(group, tries - 1)
+            elif alone or (isinstance(error, DBAPIError) and not isinstance(error, IntegrityError)):
                 for job in group:
                     job.error = error
             else:
                 for job in group:
                     self._commit([job])
+
+
+def _lost_to_another(error: Exception) -> bool:
+    cause = getattr(error, "orig", None)
+    return getattr(cause, "sqlstate", None) in _LOST_TO_ANOTHER

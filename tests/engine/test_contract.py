@@ -6,10 +6,12 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
 from engine.base import (
     ChatMessage,
@@ -17,6 +19,7 @@ from engine.base import (
     Conversation,
     Engine,
     EngineDeadError,
+    EngineError,
     FinishReason,
     GenerateRequest,
     InvalidPromptError,
@@ -80,6 +83,23 @@ async def complete(engine: Engine, source: Any = COUNTING, **options: Any) -> li
             answer.stop_string = delta.stop_string
     assert all(len(answer.finish) == 1 for answer in answers)
     return answers
+
+
+class Watching:
+    """A sink that takes nothing; `begun` is called with the first token."""
+
+    def __init__(self, begun: Callable[[], object] = lambda: None) -> None:
+        self.over = asyncio.Event()
+        self._begun = begun
+
+    def ready(self) -> None:
+        self._begun()
+
+    def finished(self) -> None:
+        self.over.set()
+
+    def failed(self, error: EngineError) -> None:
+        raise error
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -172,6 +192,61 @@ async def test_usage_is_the_sum_of_the_deltas_and_what_the_statistics_say(engine
     assert after.prompt_tokens_total - before.prompt_tokens_total == prompt_tokens
     assert after.tokens_per_second > 0
     assert after.seconds_since_step is not None
+
+
+async def test_a_prompt_counts_once_whatever_its_choices(engine: Engine) -> None:
+    before = engine.stats()
+    request = await start(engine, n=3, max_tokens=4)
+    tokens = 0
+    async for delta in generate(engine, request):
+        tokens += len(delta.token_ids)
+    after = engine.stats()
+    assert after.generation_tokens_total - before.generation_tokens_total == tokens == 12
+    read = after.prompt_tokens_total - before.prompt_tokens_total
+    assert read == len(request.prompt.token_ids)
+
+
+async def test_a_prompt_of_which_no_token_came_does_not_count(engine: Engine) -> None:
+    before = engine.stats()
+    submission = engine.submit(await start(engine), Watching())
+    submission.abort()
+    await complete(engine, [65] * 3, max_tokens=1)
+    assert submission.produced == 0
+    after = engine.stats()
+    assert after.prompt_tokens_total - before.prompt_tokens_total == 3
+
+
+async def test_a_submission_knows_what_it_has_produced_whoever_takes_it(engine: Engine) -> None:
+    sink = Watching()
+    submission = engine.submit(await start(engine, n=2, max_tokens=6), sink)
+    await sink.over.wait()
+    assert submission.produced == 12
+    taken = submission.take()
+    assert sum(len(delta.token_ids) for delta in taken) == submission.produced == 12
+    assert submission.cached_tokens == taken[0].cached_tokens
+    submission.abort()
+    assert submission.produced == 12
+
+
+async def test_of_those_that_wait_the_lower_priority_goes_first_and_equals_in_order(
+    engine: Engine,
+) -> None:
+    first = [await start(engine, max_tokens=900) for _ in range(engine.info.max_num_seqs)]
+    begun: list[str] = []
+    later = [
+        (structs.replace(await start(engine, max_tokens=2), priority=priority), name)
+        for name, priority in (("c", 1), ("d", 1), ("a", 0), ("b", 0), ("e", 2))
+    ]
+    running = [engine.submit(request, Watching()) for request in first]
+    for request, name in later:
+        engine.submit(request, Watching(partial(begun.append, name)))
+    await eventually(lambda: all(submission.produced for submission in running))
+    running.pop().abort()
+    await eventually(lambda: len(begun) == 5)
+    assert begun == ["a", "b", "c", "d", "e"]
+    for submission in running:
+        submission.abort()
+    await engine.drain()
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 17])
@@ -344,13 +419,32 @@ async def test_drain_waits_for_what_runs(engine: Engine) -> None:
 
 async def test_a_living_engine_is_healthy(engine: Engine) -> None:
     await engine.check_health()
+    assert engine.alive
+
+
+async def test_an_engine_that_works_is_seen_to_compute(engine: Engine) -> None:
+    before = engine.activity()
+    assert before is not None
+    assert not before.stopped
+    deltas = generate(engine, await start(engine, max_tokens=900))
+    await anext(deltas)
+
+    def computed() -> bool:
+        now = engine.activity()
+        return now is not None and now.cpu_s > before.cpu_s
+
+    await eventually(computed)
+    await deltas.aclose()
 
 
 async def test_closing_ends_what_runs_and_may_be_repeated(engine: Engine) -> None:
     deltas = generate(engine, await start(engine, max_tokens=900))
     await anext(deltas)
+    died = asyncio.create_task(engine.died())
     await asyncio.gather(engine.close(), engine.close())
     await engine.close()
+    await died
+    assert not engine.alive
     with pytest.raises(EngineDeadError):
         async for _ in deltas:
             pass

@@ -271,8 +271,11 @@ async def test_a_cancelled_start_leaves_nothing(engines: Engines, checkpoint: Ch
     assert processes() == []
 
 
-async def test_a_killed_engine_fails_what_runs_and_can_still_be_closed(engines: Engines) -> None:
-    engine = await engines.use("smollm2")
+@pytest.mark.parametrize("name", ["tiny", "tiny-public"])
+async def test_a_killed_engine_fails_what_runs_and_can_still_be_closed(
+    engines: Engines, name: str
+) -> None:
+    engine = await engines.use(name)
     prompt = await engine.render("Once upon a time")
     request = GenerateRequest(
         next(_ids), prompt, SamplingOptions(max_tokens=900, ignore_eos=True, n=2)
@@ -285,6 +288,8 @@ async def test_a_killed_engine_fails_what_runs_and_can_still_be_closed(engines: 
         with pytest.raises(EngineDeadError):
             async for _ in deltas:
                 pass
+        await engine.died()
+        assert not engine.alive
         with pytest.raises(EngineDeadError):
             await engine.check_health()
         with pytest.raises(EngineDeadError):

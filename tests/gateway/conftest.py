@@ -100,7 +100,9 @@ async def start_gateway() -> AsyncIterator[StartGateway]:
                 "server.drain_grace_s": 5,
             }
             if "models" in overrides:  # each with settings of its own
-                defaults = {key: defaults[key] for key in defaults if key.startswith("server.")}
+                defaults = {
+                    key: defaults[key] for key in defaults if key.startswith(("server.", "state."))
+                }
             config = load_config(overrides={**defaults, **overrides}, environ={})
             return await enter_gateway(stack, config, wait_ready, start)
 

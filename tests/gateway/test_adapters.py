@@ -36,13 +36,14 @@ def root(tmp_path: Path) -> Path:
 async def gateway(start_gateway: StartGateway, root: Path) -> LiveGateway:
     engine = simulated(adapter_root=str(root), max_adapters=2, simulated={"step_ms": 5})
     models = [{"name": "base", "aliases": ["b"], "engine": engine}, chat_model("fixed"), embedder()]
-    return await start_gateway(models=models, **{"auth.admin_keys": ADMIN_KEYS})
+    settings = {"auth.admin_keys": ADMIN_KEYS, "state.url": "sqlite://"}
+    return await start_gateway(models=models, **settings)
 
 
 async def admin(
     gateway: LiveGateway, method: str, below: str = "", headers: Any = ADMIN, **body: Any
 ) -> tuple[int, Any]:
-    url = f"{gateway.url}/admin/adapters{below}"
+    url = f"{gateway.url}/admin/v1/adapters{below}"
     sent: dict[str, Any] = {"json": body} if method == "POST" else {}
     async with gateway.http.request(method, url, headers=headers, **sent) as answer:
         return answer.status, await answer.json()
@@ -91,6 +92,21 @@ async def test_one_that_is_loaded_answers_at_once_and_no_more_once_unloaded(
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
     assert engine(gateway).adapters == ()
     assert (await admin(gateway, "GET"))[1]["data"] == []
+
+
+async def test_the_audit_log_has_who_loaded_and_unloaded_one(gateway: LiveGateway) -> None:
+    await load(gateway)
+    await admin(gateway, "DELETE", "/one")
+    await load(gateway, path="none")  # which fails
+    url = f"{gateway.url}/admin/v1/audit"
+    async with gateway.http.get(url, headers=ADMIN) as answer:
+        events = (await answer.json())["data"]
+    told = [(event["actor"], event["action"], event["target"]) for event in events]
+    assert told == [
+        ("admin:root", "adapter.unload", "one"),
+        ("admin:root", "adapter.load", "one"),
+    ]
+    assert events[1]["detail"] == {"path": "one", "base": "base"}
 
 
 async def test_unloading_refuses_new_requests_and_lets_those_that_run_end(

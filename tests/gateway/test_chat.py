@@ -176,7 +176,11 @@ async def test_a_dead_engine_answers_503_and_is_neither_alive_nor_ready(
     start_gateway: StartGateway,
 ) -> None:
     gateway = await start_gateway(
-        **{"engine.simulated.die_after_tokens": 5, "health.exit_when_dead": False}
+        **{
+            "engine.simulated.die_after_tokens": 5,
+            "health.restarts": 0,
+            "health.exit_when_dead": False,
+        }
     )
     with pytest.raises(APIStatusError) as dead:
         await gateway.openai.chat.completions.create(

@@ -97,7 +97,7 @@ def test_a_model_with_unknown_shapes_is_valid_and_says_it_was_not_reckoned(
 def test_an_open_server_on_the_network_is_warned_of(cli: CliRunner) -> None:
     answer = cli.invoke(app, ["check", "default", "--set", "server.host=0.0.0.0"])
     assert answer.exit_code == 0
-    assert "warning: server.host is 0.0.0.0 and no API key is asked for" in answer.stdout
+    assert "warning: server.host is 0.0.0.0 and no auth.api_keys are configured" in answer.stdout
 
 
 def test_keys_are_listed_by_name_and_never_shown(

@@ -19,10 +19,10 @@ from engine.scripted import SCRIPTED_CALLS
 from engine.tools import FreeCalls, NamedCall, RequiredCalls
 from gateway.answers import Heading
 from gateway.answers.messages import MessagesAnswer, ThinkingDisplay
+from gateway.call import Usage
 from gateway.dialect import messages_error
 from gateway.errors import APIError
 from gateway.message import PLAIN, Form
-from gateway.pipeline import Usage
 
 TAGS = ReasoningTags("<think>", "</think>")
 FREE = Form(finder=partial(FreeCalls, SCRIPTED_CALLS), tags=TAGS)

@@ -98,7 +98,10 @@ async def test_readiness_and_version_tell_of_every_model(two: LiveGateway) -> No
 
 async def test_a_dead_model_is_named_and_the_others_go_on(start_gateway: StartGateway) -> None:
     dying = {"name": "dying", "engine": simulated(simulated={"die_after_tokens": 1})}
-    gateway = await start_gateway(models=[chat_model("first"), dying])
+    gateway = await start_gateway(
+        models=[chat_model("first"), dying],
+        **{"health.restarts": 0, "health.exit_when_dead": False},
+    )
     assert (await gateway.chat(model="dying"))[0] == 503
     status, answer = await get(gateway, "/readyz")
     assert (status, answer["models"]) == (503, {"first": "ready", "dying": "dead"})

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from typing import Any
 
-from engine.base import EngineStartError
+import aiohttp
+
+from engine.base import EngineStartError, LoadedModel
+from engine.config import EngineConfig
+from gateway.app import start_engine
 from tests.gateway.conftest import LiveGateway, StartGateway
 from tests.gateway.test_hangups import LONG, request_bytes, running
 
@@ -62,13 +67,88 @@ async def test_an_engine_that_makes_no_progress_is_not_ready(start_gateway: Star
     await gateway.services.admission.idle()
 
 
-async def test_a_dead_engine_ends_the_program_with_exit_code_3(
+DYING = {"engine.simulated.die_after_tokens": 5, "health.restart_pause_s": 0.01}
+
+
+async def test_a_dead_engine_ends_the_program_with_exit_code_3_where_it_is_not_replaced(
     start_gateway: StartGateway,
 ) -> None:
-    gateway = await start_gateway(**{"engine.simulated.die_after_tokens": 5})
+    gateway = await start_gateway(**DYING, **{"health.restarts": 0})
     assert (await gateway.chat(max_tokens=20, ignore_eos=True))[0] == 503
     async with asyncio.timeout(10):
         assert await gateway.task == 3
+
+
+async def test_an_engine_that_dies_again_and_again_ends_the_program_with_exit_code_3(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(
+        **DYING, **{"health.restarts": 2, "engine.simulated.die_again": True}
+    )
+
+    async def ask() -> None:
+        while True:
+            await gateway.chat(max_tokens=20, ignore_eos=True)
+
+    asking = asyncio.create_task(ask())
+    async with asyncio.timeout(10):
+        assert await gateway.task == 3
+    asking.cancel()
+    with contextlib.suppress(asyncio.CancelledError, aiohttp.ClientError, OSError):
+        await asking
+
+
+async def test_a_dead_engine_is_replaced_and_the_program_goes_on(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**DYING)
+    status, answer = await gateway.chat(max_tokens=20, ignore_eos=True)
+    assert (status, answer["usage"]["completion_tokens"]) == (200, 20)
+    assert await status_of(gateway, "/readyz") == (200, {"status": "ready"})
+
+
+async def test_while_its_engine_is_started_again_it_is_alive_but_not_ready_and_answers_503(
+    start_gateway: StartGateway,
+) -> None:
+    allowed = asyncio.Event()
+    allowed.set()
+
+    async def start(*args: Any) -> LoadedModel:
+        await allowed.wait()
+        return await start_engine(*args)
+
+    gateway = await start_gateway(start=start, **DYING)
+    allowed.clear()
+    await gateway.engine.close()
+    assert await status_of(gateway, "/readyz") == (503, {"status": "restarting"})
+    assert await status_of(gateway, "/healthz") == (200, {"status": "alive"})
+    status, answer = await gateway.chat()
+    assert (status, answer["error"]["code"]) == (503, "engine_restarting")
+    allowed.set()
+    async with asyncio.timeout(5):
+        await gateway.services.deployments.default.replica.available()
+    assert (await gateway.chat(max_tokens=3))[0] == 200
+
+
+async def test_a_shutdown_during_a_restart_ends_at_once(start_gateway: StartGateway) -> None:
+    async def start(config: EngineConfig, *args: Any) -> LoadedModel:
+        if config.simulated.die_after_tokens is None:
+            await asyncio.Event().wait()
+        return await start_engine(config, *args)
+
+    gateway = await start_gateway(start=start, **DYING, **{"server.drain_grace_s": 60})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes({**LONG, "stream": True}))
+    await reader.readuntil(b"data: ")
+    async with asyncio.timeout(5):
+        while (await status_of(gateway, "/readyz"))[1]["status"] != "restarting":
+            await asyncio.sleep(0.005)
+        gateway.serving.stop()
+        rest = await reader.read()
+        assert await gateway.task == 0
+    assert b'"error"' in rest
+    assert b"[DONE]" not in rest
+    writer.close()
 
 
 async def test_metrics_count_requests_tokens_and_times(gateway: LiveGateway) -> None:

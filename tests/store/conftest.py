@@ -1,21 +1,16 @@
-"""Open stores: on SQLite, and on PostgreSQL where GATEWAY_TEST_POSTGRES names an empty database."""
+"""Open stores: on SQLite, on PostgreSQL, and in memory."""
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
 
 from gateway.config import StateConfig
 from gateway.store.state import Store
-
-POSTGRES = os.environ.get("GATEWAY_TEST_POSTGRES")
 
 OpenStore = Callable[..., Store]
 
@@ -36,19 +31,18 @@ def clock() -> Clock:
 
 
 # Databases that several gateways can use at once, and then the one that is only its own.
-SHARED = ["sqlite", *(["postgresql"] if POSTGRES else [])]
+SHARED = ["sqlite", "postgresql"]
 
 
 @pytest.fixture(params=[*SHARED, "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a new database."""
     if request.param == "memory":
-        yield "sqlite://"
-    elif request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/state/state.db"
-    else:
-        assert POSTGRES
-        yield from _schema_of_its_own(POSTGRES)
+        return "sqlite://"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state/state.db"
+    server: str = request.getfixturevalue("postgres_url")
+    return server
 
 
 @pytest.fixture
@@ -67,18 +61,6 @@ async def open_store(url: str, clock: Clock) -> AsyncIterator[OpenStore]:
 @pytest.fixture
 def store(open_store: OpenStore) -> Store:
     return open_store()
-
-
-def _schema_of_its_own(server: str) -> Iterator[str]:
-    name = f"test_{secrets.token_hex(6)}"
-    url = make_url(server).set(drivername="postgresql+psycopg")
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE SCHEMA {name}"))
-        inside = url.update_query_dict({"options": f"-csearch_path={name}"})
-        yield inside.render_as_string(hide_password=False)
-        connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
-    engine.dispose()
 
 
 def completion(number: int | str, **fields: Any) -> dict[str, Any]:

@@ -128,16 +128,6 @@ def test_a_database_that_cannot_be_reached_is_told_without_its_password(
         Database(url)
 
 
-async def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    await Database(url_of(path)).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE schema_version SET version = 1000")
-    connection.close()
-    with pytest.raises(ConfigError, match=r"version 1000.*upgrade the program"):
-        Database(url_of(path))
-
-
 async def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     with sqlite3.connect(path) as connection:

@@ -11,3 +11,4 @@ CREATE TABLE chat_completion_metadata ( completion_seq INTEGER NOT NULL, "key" T
 CREATE TABLE response_items ( seq INTEGER NOT NULL, response_seq INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (seq), UNIQUE (response_seq, id), FOREIGN KEY(response_seq) REFERENCES responses (seq) ON DELETE CASCADE );
 CREATE TABLE conversation_items ( seq INTEGER NOT NULL, conversation_seq INTEGER NOT NULL, id TEXT NOT NULL, created BIGINT NOT NULL, body BLOB, PRIMARY KEY (seq), UNIQUE (conversation_seq, id), FOREIGN KEY(conversation_seq) REFERENCES conversations (seq) ON DELETE CASCADE );
 CREATE INDEX conversation_items_deleted ON conversation_items (created) WHERE body IS NULL;
+INSERT INTO schema_version VALUES (1);

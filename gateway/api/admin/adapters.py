@@ -1,33 +1,22 @@
-"""`/admin/adapters`: LoRA adapters loaded and unloaded while the program runs.
-
-Only for the keys of `auth.admin_keys`; where none is configured these routes don't exist.
-"""
+"""`/admin/v1/adapters`: LoRA adapters loaded and unloaded while the program runs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 
+from gateway.api.admin.access import ActorDep, TenancyDep, read_strictly
 from gateway.api.schemas import documented
 from gateway.deployments import Deployment
 from gateway.protocol.admin import AdapterRequest
-from gateway.services import ServicesDep, read_json
+from gateway.services import ServicesDep
 
-
-async def _administrator(request: Request, room: ServicesDep) -> None:
-    """Raises AuthenticationError (401)."""
-    request.scope["state"]["principal"] = room.administrators.authenticate(
-        request.headers.get("authorization")
-    ).name
-
-
-# Included only where there are administrators: without keys everyone would be one.
-router = APIRouter(tags=["admin"], prefix="/admin", dependencies=[Depends(_administrator)])
+router = APIRouter(prefix="/adapters")
 
 
 @router.get(
-    "/adapters",
+    "",
     openapi_extra=documented(answer="gateway.protocol.answers:Adapter", listed=True),
 )
 async def list_adapters(room: ServicesDep) -> dict[str, Any]:
@@ -36,27 +25,34 @@ async def list_adapters(room: ServicesDep) -> dict[str, Any]:
 
 
 @router.post(
-    "/adapters",
+    "",
     openapi_extra=documented(
         AdapterRequest,
         answer="gateway.protocol.answers:Adapter",
         example={"name": "my-adapter", "path": "my-adapter", "base": "my-model"},
     ),
 )
-async def load_adapter(request: Request, room: ServicesDep) -> dict[str, Any]:
+async def load_adapter(
+    request: Request, room: ServicesDep, tenancy: TenancyDep, actor: ActorDep
+) -> dict[str, Any]:
     """Load an adapter and serve it; it is not remembered for the next start."""
-    body = await read_json(request, room, AdapterRequest)
+    body = await read_strictly(request, room, AdapterRequest)
     room.lifecycle.require_open()
-    return _adapter(await room.adapters.load(body.name, body.path, body.base))
+    loaded = await room.adapters.load(body.name, body.path, body.base)
+    await tenancy.note(actor, "adapter.load", body.name, {"path": body.path, "base": body.base})
+    return _adapter(loaded)
 
 
 @router.delete(
-    "/adapters/{name:path}",
+    "/{name:path}",
     openapi_extra=documented(answer="gateway.protocol.answers:AdapterDeleted"),
 )
-async def unload_adapter(name: str, room: ServicesDep) -> dict[str, Any]:
+async def unload_adapter(
+    name: str, room: ServicesDep, tenancy: TenancyDep, actor: ActorDep
+) -> dict[str, Any]:
     """Refuse new requests for it at once; answered when those that ran are over and it is gone."""
     await room.adapters.unload(name)
+    await tenancy.note(actor, "adapter.unload", name, {})
     return {"id": name, "object": "adapter", "deleted": True}
 
 

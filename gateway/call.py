@@ -1,0 +1,76 @@
+"""What a request is once it has been understood, and what it used once it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from engine.base import Prompt, SamplingOptions, Source, Structure
+from gateway.deployments import Deployment
+from gateway.ledger import Entry
+from gateway.tenants import Principal
+
+Cause = Literal["disconnect", "shutdown"]
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A validated request of `principal`: `sources` are each completed `sampling.n` times.
+
+    `entry` is its line of the ledger. `param` is the request field the prompts came from, for
+    errors. `arrived` and `deadline` are `time.perf_counter()`'s. `returning` says whether the
+    client was refused before and has waited; None: unknown. `loose` takes the place of
+    `sampling.structure` where no grammar can be made of that. `with_text`: prompts given as token
+    ids are needed as text, too. `clipped`: `sampling.max_tokens` may be more than the context
+    holds, whose end is the completion's then.
+    """
+
+    request_id: str
+    deployment: Deployment
+    principal: Principal
+    entry: Entry
+    sources: Sequence[Source]
+    sampling: SamplingOptions
+    param: str
+    arrived: float
+    deadline: float | None = None
+    returning: bool | None = None
+    loose: Structure | None = None
+    with_text: bool = False
+    clipped: bool = False
+
+    def limit(self, prompt: Prompt, max_model_len: int) -> int | None:
+        """How many tokens a completion of `prompt` may have; None: what the context holds."""
+        wanted = self.sampling.max_tokens
+        if self.clipped and wanted is not None and wanted > max_model_len - len(prompt.token_ids):
+            return None
+        return wanted
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Exact token counts, as the engine saw them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Outlet(Protocol):
+    """Who sends a call's deltas while it runs: an event stream."""
+
+    def ready(self) -> None:
+        """There is something to take from the generation; returns at once."""
+        ...
+
+
+class InterruptedCallError(Exception):
+    """The call was ended from outside: its client hung up, or the grace period is over."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause)
+        self.cause = cause

@@ -1,0 +1,71 @@
+"""From what a call says to what the engine is given: a grammar that can be made, and prompts of
+exact token ids that fit."""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from engine.base import (
+    ContextLengthError,
+    Engine,
+    InvalidPromptError,
+    Prompt,
+    SamplingOptions,
+    Source,
+    Structure,
+)
+from engine.checks import completion_room
+from gateway.call import Call
+
+# Each is an object of its own until the answer is told.
+MAX_SCORES = 500_000
+
+
+async def grammar(engine: Engine, structure: Structure, loose: Structure | None) -> Structure:
+    """What the completion is held to: `structure`, or `loose` where no grammar can be made of it.
+
+    Raises InvalidPromptError where neither will do, EngineBusyError.
+    """
+    try:
+        await engine.check_structure(structure)
+    except InvalidPromptError:
+        if loose is None:
+            raise
+        await engine.check_structure(loose)
+        return loose
+    return structure
+
+
+async def render(engine: Engine, source: Source, call: Call) -> tuple[Prompt, int]:
+    """The prompt, and how many tokens its completion may have. Raises InvalidPromptError."""
+    limit = engine.info.max_model_len
+    try:
+        prompt = await engine.render(source)
+        if call.with_text and prompt.text is None:
+            prompt = structs.replace(prompt, text=await engine.detokenize(prompt.token_ids))
+        room = completion_room(len(prompt.token_ids), call.limit(prompt, limit), limit)
+    except ContextLengthError as error:
+        error.param = error.param or call.param
+        raise
+    if len(prompt.token_ids) + call.sampling.min_tokens > limit:
+        raise InvalidPromptError(
+            f"Invalid 'min_tokens': {call.sampling.min_tokens} more tokens don't fit into the "
+            f"context of {limit} tokens.",
+            "min_tokens",
+        )
+    _check_scores(call.sampling, room)
+    return prompt, room
+
+
+def _check_scores(sampling: SamplingOptions, room: int) -> None:
+    """Raise InvalidPromptError where an answer's log-probabilities could be too many."""
+    if sampling.logprobs is None:
+        return
+    scores = sampling.n * room * (sampling.logprobs + 1)
+    if scores > MAX_SCORES:
+        raise InvalidPromptError(
+            f"Too many log-probabilities: {sampling.n} choices of up to {room} tokens with "
+            f"{sampling.logprobs} alternatives each may be {scores:,} in all, and {MAX_SCORES:,} "
+            "are allowed. Ask for fewer choices, tokens or alternatives.",
+            "logprobs",
+        )

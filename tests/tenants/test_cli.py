@@ -1,0 +1,228 @@
+"""`gateway keys` and `gateway teams`, on a state database of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gateway.__main__ import app
+from tests.store.conftest import Clock
+from tests.tenants.conftest import site_of
+
+FAR_OFF = datetime(9000, 1, 31, tzinfo=UTC).timestamp()
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/state.db"
+
+
+@pytest.fixture
+def run(url: str) -> Run:
+    """Run a command; what it ends with is the test's to judge."""
+
+    def run_it(*words: str, **settings: Any) -> Result:
+        return CliRunner().invoke(app, [*words, "--set", f"state.url={url}"], **settings)
+
+    return run_it
+
+
+@pytest.fixture
+def told(run: Run) -> Callable[..., Any]:
+    """Run a command that has to succeed, and read its JSON."""
+
+    def told_it(*words: str) -> Any:
+        answer = run(*words, "--json")
+        assert answer.exit_code == 0, answer.output
+        return json.loads(answer.stdout)
+
+    return told_it
+
+
+def admitted(url: str, secret: str) -> bool:
+    """Whether a gateway that starts now accepts the secret."""
+
+    async def look() -> bool:
+        clock = Clock()
+        clock.now = 1.0  # before anything expires
+        site = site_of(url, clock)
+        await site.ring.start()
+        found = site.who(secret)
+        await site.ring.close()
+        await site.database.close()
+        return found is not None
+
+    return asyncio.run(look())
+
+
+def test_create_prints_the_key_alone_and_says_the_rest_aside(run: Run, url: str) -> None:
+    answer = run("keys", "create", "my-app", "--tpm", "100k")
+    assert answer.exit_code == 0, answer.output
+    secret = answer.stdout.strip()
+    assert answer.stdout.count("\n") == 1
+    assert "100,000 tokens/min" in answer.stderr
+    assert secret not in answer.stderr
+    assert admitted(url, secret)
+
+
+def test_a_key_gets_what_was_typed(told: Callable[..., Any]) -> None:
+    team = told("teams", "create", "research", "--weight", "2", "--budget", "cost=500")
+    key = told(
+        *("keys", "create", "bot", "--team", "research", "--model", "a", "--model", "b"),
+        *("--endpoint", "/v1/embeddings", "--rpm", "60", "--tpm", "1.5m", "--max-concurrent", "8"),
+        *("--budget", "tokens=1m/day", "--budget", "cost=0.5/hour", "--priority", "batch"),
+        *("--expires", "9000-01-31"),
+    )
+    assert key["value"].endswith(key["redacted_value"][-4:])
+    shown = told("keys", "show", "bot")
+    assert shown == {name: value for name, value in key.items() if name != "value"}
+    assert {name: shown[name] for name in ("name", "team", "models", "endpoints")} == {
+        "name": "bot",
+        "team": team["id"],
+        "models": ["a", "b"],
+        "endpoints": ["/v1/embeddings"],
+    }
+    assert (shown["rpm"], shown["tpm"], shown["max_concurrent"]) == (60, 1_500_000, 8)
+    assert shown["budgets"] == [
+        {"unit": "tokens", "amount": 1_000_000, "window": "day"},
+        {"unit": "cost", "amount": 0.5, "window": "hour"},
+    ]
+    assert (shown["priority"], shown["expires_at"]) == ("batch", FAR_OFF)
+    assert team["budgets"] == [{"unit": "cost", "amount": 500, "window": "month"}]
+    assert told("teams", "show", "research") == team
+
+
+def test_update_changes_what_is_named_and_its_words_take_away(told: Callable[..., Any]) -> None:
+    told("teams", "create", "research")
+    told("keys", "create", "a", "--rpm", "1", "--tpm", "2", "--budget", "tokens=5", "--model", "m")
+    changed = told("keys", "update", "a", "--name", "b", "--rpm", "none", "--team", "research")
+    assert (changed["rpm"], changed["tpm"], changed["models"]) == (None, 2, ["m"])
+    assert changed["team"] is not None
+    words = ("--budget", "none", "--model", "all", "--expires", "never", "--team", "none")
+    changed = told("keys", "update", "b", *words)
+    assert (changed["budgets"], changed["models"], changed["team"]) == ([], None, None)
+    assert told("teams", "update", "research", "--tpm", "5", "--name", "science")["tpm"] == 5
+    assert [team["name"] for team in told("teams", "list")] == ["science"]
+
+
+def test_rotate_prints_the_new_key_and_revoke_ends_it(run: Run, url: str) -> None:
+    first = run("keys", "create", "a").stdout.strip()
+    second = run("keys", "rotate", "a", "--grace", "1h").stdout.strip()
+    assert admitted(url, first)
+    third = run("keys", "rotate", "a").stdout.strip()
+    assert [admitted(url, secret) for secret in (first, second, third)] == [False, False, True]
+    for _ in range(2):
+        assert run("keys", "revoke", "a").exit_code == 0
+    assert not admitted(url, third)
+
+
+def test_lists_are_tables_for_people_and_leave_revoked_keys_out(
+    run: Run, told: Callable[..., Any]
+) -> None:
+    told("teams", "create", "research")
+    told("keys", "create", "one", "--team", "research", "--tpm", "1m", "--budget", "cost=2.5/day")
+    told("keys", "create", "[bold]two")
+    told("keys", "revoke", "[bold]two")
+    lines = run("keys", "list").stdout.splitlines()
+    assert lines[0].split() == ["ID", "NAME", "KEY", "TEAM", "STATUS", "LIMITS", "EXPIRES"]
+    assert len(lines) == 2
+    assert "1,000,000 tokens/min, cost 2.5/day" in lines[1]
+    assert "[bold]two" in run("keys", "list", "--all").stdout
+    assert [key["name"] for key in told("keys", "list", "--team", "research")] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (["keys", "show", "none"], 1, "No key found with the name or id 'none'"),
+        (["keys", "create", "--team", "nobody"], 1, "No team found with the name or id 'nobody'"),
+        (["teams", "show", "none"], 1, "No team found with the name or id 'none'"),
+        (["teams", "create", "taken"], 1, "There is a team `taken` already"),
+        (["keys", "create", "--rpm", "many"], 2, "--rpm: expected a number"),
+        (["keys", "create", "--max-concurrent", "1.5"], 2, "--max-concurrent: expected a whole"),
+        (["keys", "create", "--budget", "5usd"], 2, "--budget: expected tokens=AMOUNT/WINDOW"),
+        (["keys", "create", "--expires", "soon"], 2, "--expires: expected a duration"),
+        (["keys", "create", "--expires", "2001-01-01"], 2, "it is in the past"),
+        (["keys", "create", "--rpm", "0"], 2, "Invalid 'rpm'"),
+        (["keys", "create", "--endpoint", "chat"], 2, "an endpoint is a path"),
+        (["keys", "create", "--weight", "nan"], 2, "expected a number such as 2"),
+        (["keys", "update", "twin", "--weight", "inf"], 2, "expected a number such as 2"),
+        (["teams", "create", "fresh", "--weight", "nan"], 2, "expected a number such as 2"),
+        (["teams", "create", "fresh", "--weight", "1e-320"], 2, "Expected a value >= 0.001"),
+        (["teams", "create", "team_a"], 2, "a name doesn't begin with 'key_' or 'team_'"),
+        (["keys", "create", "--team", "taken", "--weight", "2"], 2, "Invalid 'weight'"),
+        (["keys", "rotate", "none", "--grace", "1y"], 2, "--grace: expected a duration"),
+        (["keys", "rotate", "twin"], 2, "2 keys are called 'twin'"),
+        (["keys", "show", "sk-gw-" + "x" * 43], 2, "that is a key itself"),
+    ],
+)
+def test_what_cant_be_done_says_why_with_an_exit_code(
+    run: Run, words: list[str], code: int, why: str
+) -> None:
+    for setup in (["teams", "create", "taken"], ["keys", "create", "twin"]):
+        run(*setup)
+    run("keys", "create", "twin")
+    answer = run(*words)
+    assert (answer.exit_code, answer.stdout) == (code, "")
+    assert why in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_key_without_its_pepper_isnt_made_with_another(run: Run, url: str) -> None:
+    secret = run("keys", "create", "one").stdout.strip()
+    pepper = Path(f"{url.removeprefix('sqlite:///')}.pepper")
+    kept = pepper.rename(pepper.with_name("kept"))
+    for words in (["keys", "create", "two"], ["keys", "rotate", "one"]):
+        answer = run(*words)
+        assert (answer.exit_code, answer.stdout) == (2, "")
+        assert "the pepper they were hashed with is gone" in answer.stderr
+        assert not pepper.exists()
+    kept.rename(pepper)
+    assert admitted(url, secret)
+
+
+def test_a_team_with_keys_is_deleted_only_on_purpose(run: Run) -> None:
+    run("teams", "create", "research")
+    run("keys", "create", "bot", "--team", "research")
+    answer = run("teams", "delete", "research")
+    assert answer.exit_code == 2
+    assert "1 key stops working with team research; add --yes" in answer.stderr
+    assert run("teams", "delete", "research", "--yes").exit_code == 0
+    assert json.loads(run("keys", "show", "bot", "--json").stdout)["status"] == "team_deleted"
+
+
+def test_state_in_memory_has_no_keys_to_change() -> None:
+    answer = CliRunner().invoke(app, ["keys", "list", "--set", "state.url=sqlite://"])
+    assert answer.exit_code == 2
+    assert "use its admin API" in answer.stderr
+
+
+def test_a_servers_database_without_a_pepper_says_what_to_set(postgres_url: str) -> None:
+    answer = CliRunner().invoke(app, ["keys", "create", "--set", f"state.url={postgres_url}"])
+    assert answer.exit_code == 2
+    assert "set auth.pepper_env" in answer.stderr
+
+
+def test_who_typed_is_in_the_audit_log(run: Run, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ann")
+    run("teams", "create", "research")
+
+    async def actors() -> list[str]:
+        from gateway.store.paging import Slice
+        from gateway.store.tenancy import EventsWanted
+
+        site = site_of(url, Clock())
+        events, _ = await site.tenancy.events(EventsWanted(), Slice(order="desc"), None)
+        await site.database.close()
+        return [event.actor for event in events]
+
+    assert asyncio.run(actors()) == ["cli:ann"]

@@ -1,0 +1,119 @@
+"""The servers of the tests, as CI and `make test-services` start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from scripts.services import PACKAGES, missing
+
+ROOT = Path(__file__).resolve().parent.parent
+TELL = "import json, os; print(json.dumps(dict(os.environ)), flush=True); "
+
+installed = pytest.mark.skipif(
+    bool(missing()) and not os.environ.get("GATEWAY_TEST_REQUIRE_SERVICES"),
+    reason=f"not installed: {', '.join(missing())}",
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """For temporary files, and unlike `tmp_path` open to the account that the servers run as."""
+    made = Path(tempfile.mkdtemp(prefix="gateway-test-"))
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made)
+
+
+def beside_servers(code: str, folder: Path, **environ: str) -> subprocess.Popen[str]:
+    """A Python program beside servers of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "scripts.services", sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder), **environ},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def told(program: subprocess.Popen[str]) -> dict[str, Any]:
+    """The environment that the command has told."""
+    assert program.stdout is not None
+    found: dict[str, Any] = json.loads(program.stdout.readline())
+    return found
+
+
+def answering(environ: Mapping[str, str]) -> list[str]:
+    """Which of the servers answer."""
+    found = []
+    try:
+        with psycopg.connect(environ["GATEWAY_TEST_POSTGRES"], connect_timeout=5):
+            found.append("postgres")
+    except psycopg.OperationalError:
+        pass
+    try:
+        with redis.Redis.from_url(environ["GATEWAY_TEST_REDIS"]) as client:
+            client.ping()
+        found.append("redis")
+    except redis.RedisError:
+        pass
+    return found
+
+
+@installed
+def test_a_command_has_servers_until_it_ends_and_gives_its_exit_code(folder: Path) -> None:
+    code = f"{TELL} input(); raise SystemExit(7)"
+    with beside_servers(code, folder, PGHOST="elsewhere", PGPORT="1") as program:
+        environ = told(program)
+        assert answering(environ) == ["postgres", "redis"]
+        assert not [name for name in environ if name.startswith("PG")]
+        program.communicate("\n", timeout=60)
+    assert program.returncode == 7
+    assert answering(environ) == []
+    assert list(folder.iterdir()) == []
+
+
+@installed
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_servers_end_with_whoever_started_them(number: signal.Signals, folder: Path) -> None:
+    # The command ends with its standard input, also where nobody is left to stop it.
+    with beside_servers(f"{TELL} input()", folder) as program:
+        environ = told(program)
+        program.send_signal(number)
+        program.communicate(timeout=60)
+    give_up = time.monotonic() + 30
+    while answering(environ) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert answering(environ) == []
+
+
+def test_without_servers_it_says_what_to_install(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "from scripts import servers, services; servers.MORE_FOLDERS = '/nowhere'; "
+            "services.main()",
+            "true",
+        ],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert f"apt-get install {' '.join(PACKAGES)}" in refused.stderr
+    assert refused.returncode != 0
