@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=URL,PID",
-        help="one more that runs already, and the process whose CPU counts; repeatable",
+        help="one more that runs already, and the process whose CPU counts; the URL may have a key "
+        "before its host, http://KEY@127.0.0.1:9000/v1; repeatable",
     )
     servers.add_argument(
         "--max-num-seqs",

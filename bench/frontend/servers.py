@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 import psutil
 from rich.console import Console
@@ -85,4 +86,16 @@ async def all_up(
 
 async def _facts(server: Served) -> ServerFacts:
     async with new_session() as session:
-        return await read_server(session, server.base_url, api_key=None, model=NAME)
+        return await read_server(
+            session, without_key(server.base_url), api_key=key_of(server.base_url), model=NAME
+        )
+
+
+def key_of(url: str) -> str | None:
+    """The key before the host of `url`, if there is one."""
+    return urlsplit(url).username
+
+
+def without_key(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

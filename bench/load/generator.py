@@ -84,7 +84,7 @@ def run(
 
 
 class _Server:
-    """Where to connect, and how a request to it is written."""
+    """Where to connect, and how a request is written; `url` may have a key before its host."""
 
     def __init__(self, url: str, path: str) -> None:
         parts = urlsplit(url)
@@ -96,8 +96,10 @@ class _Server:
         except OSError as error:
             raise BenchError(f"{url}: can't be reached: {error.strerror}") from error
         self._family, self._address = found[0][0], found[0][4]
+        key = f"authorization: Bearer {parts.username}\r\n" if parts.username else ""
+        host = parts.netloc.rpartition("@")[2]
         self._head = (
-            f"POST {parts.path.rstrip('/')}{path} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
+            f"POST {parts.path.rstrip('/')}{path} HTTP/1.1\r\nhost: {host}\r\n{key}"
             "content-type: application/json\r\naccept-encoding: identity\r\ncontent-length: "
         ).encode()
 

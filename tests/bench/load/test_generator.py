@@ -80,6 +80,23 @@ async def answering(answer: Answering) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
+async def test_a_key_before_the_host_is_sent_as_such() -> None:
+    heads: list[bytes] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(STREAM)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        await run(f"http://a-key@127.0.0.1:{port}", [Request(body(2), words(2))])
+    assert b"\r\nauthorization: Bearer a-key\r\n" in heads[0]
+    assert f"\r\nhost: 127.0.0.1:{port}\r\n".encode() in heads[0]
+
+
 async def test_every_request_is_answered_verified_and_in_order(start_fake: StartFake) -> None:
     three = asyncio.Barrier(3)
 

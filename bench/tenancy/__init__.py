@@ -1,0 +1,1 @@
+"""Several tenants at one server: who asks, with which key, and what each of them sees."""

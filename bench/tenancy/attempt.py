@@ -1,0 +1,159 @@
+"""One request of a tenant, and what came of it, a refusal with its advice included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import aiohttp
+
+from bench.client import request_headers
+from bench.sse import StreamScan
+
+REFUSALS = (429, 503)
+_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request. Times by the clock of `perf_counter`; `times` are those of its text.
+
+    `status` is 0 where no answer began. `retry_after_s` is what a refusal advised. `error` says
+    why the answer is not whole; a refusal is whole. `retries` counts the attempts before.
+    `disguised`: it was refused by an event in a stream that had begun with 200, which `status` then
+    doesn't tell.
+    """
+
+    tenant: str
+    sent_at: float
+    ended_at: float
+    status: int
+    times: tuple[float, ...] = ()
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    retry_after_s: float | None = None
+    error: str | None = None
+    retries: int = 0
+    disguised: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether it is a whole completion."""
+        return self.status == 200 and self.error is None
+
+    @property
+    def refused(self) -> bool:
+        return self.status in REFUSALS
+
+    @property
+    def ttft_s(self) -> float | None:
+        return self.times[0] - self.sent_at if self.times else None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per output token after the first; None where it is not defined."""
+        if not self.answered or not self.times or self.completion_tokens < 2:
+            return None
+        return (self.times[-1] - self.times[0]) / (self.completion_tokens - 1)
+
+    def meets(self, ttft_s: float, tpot_s: float) -> bool:
+        """Whether it is good: whole, and within both objectives."""
+        if not self.answered or self.ttft_s is None:
+            return False
+        return self.ttft_s <= ttft_s and (self.tpot_s or 0.0) <= tpot_s
+
+    def service(self, start: float, end: float) -> float:
+        """Prompt + 2 x completion tokens between two times: the prompt, without what was cached,
+        when its first text came, the completion spread evenly over its texts."""
+        if not self.times:
+            return 0.0
+        inside = sum(1 for at in self.times if start <= at < end)
+        first = start <= self.times[0] < end
+        prompt = self.prompt_tokens - self.cached_tokens if first else 0
+        return prompt + 2.0 * self.completion_tokens * inside / len(self.times)
+
+    def tokens(self, start: float, end: float) -> float:
+        """Prompt + completion tokens between two times."""
+        if not self.times:
+            return 0.0
+        inside = sum(1 for at in self.times if start <= at < end)
+        first = start <= self.times[0] < end
+        return first * self.prompt_tokens + self.completion_tokens * inside / len(self.times)
+
+
+async def attempt(
+    session: aiohttp.ClientSession,
+    url: str,
+    body: bytes,
+    *,
+    tenant: str,
+    api_key: str | None,
+    timeout_s: float,
+    retries: int = 0,
+) -> Attempt:
+    """Send one streamed request and read its answer to the end. Never raises on a bad answer.
+
+    As OpenAI's SDKs do, it says how often it was sent before.
+    """
+    scan = StreamScan()
+    status, error, advice = 0, None, None
+    sent_at = perf_counter()
+    try:
+        async with session.post(
+            url,
+            data=body,
+            headers={**request_headers(api_key), "x-stainless-retry-count": str(retries)},
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+        ) as response:
+            status = response.status
+            if status == 200:
+                async for received in response.content.iter_any():
+                    scan.feed(received, perf_counter())
+                error = scan.error if scan.done else scan.error or "the stream ended without [DONE]"
+            else:
+                text = await response.text()
+                advice = retry_after(response.headers)
+                error = None if status in REFUSALS else f"HTTP {status}: {text[:_SHOWN]}"
+    except TimeoutError:
+        error = f"no complete answer in {timeout_s:g} s"
+    except aiohttp.ClientError as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    refusal = None if scan.content_times else _refusal_in(scan.error)
+    usage = scan.usage or {}
+    details = usage.get("prompt_tokens_details") or {}
+    return Attempt(
+        tenant=tenant,
+        sent_at=sent_at,
+        ended_at=perf_counter(),
+        status=refusal or status,
+        times=tuple(scan.content_times),
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        cached_tokens=details.get("cached_tokens") or 0,
+        completion_tokens=usage.get("completion_tokens") or len(scan.content_times),
+        retry_after_s=advice,
+        error=None if refusal else error,
+        retries=retries,
+        disguised=refusal is not None,
+    )
+
+
+def _refusal_in(event: str | None) -> int | None:
+    """The status of an error event that is a refusal."""
+    try:
+        code = json.loads(event or "")["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return code if code in REFUSALS else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, as OpenAI's SDKs read them: `retry-after-ms`, else `retry-after` as a number."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) / unit)
+        except (KeyError, ValueError):
+            continue
+    return None

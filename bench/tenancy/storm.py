@@ -1,0 +1,260 @@
+"""Far more load than a server can take: what it keeps up, what it says, how it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import psutil
+
+from bench.server import ChildServer
+from bench.soak.process import memory
+from bench.tenancy.attempt import Attempt
+from bench.tenancy.crowd import Crowd, Tenant
+from bench.tenancy.phases import SETTLING, Stage
+
+_WARMUP_S = 5.0
+_PROBES = 12
+_ROW = 3
+_PROBE_GAP_S = 0.1
+_SAMPLE_S = 0.5
+_LAG_S = 0.02
+_FINISH_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """What makes an answer good: seconds to the first token, and for each one after it."""
+
+    ttft_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`times` the capacity for `seconds`. Open: clients arrive at that rate; closed: so many times
+    as many clients as there are seats each ask again and again. Either obeys a refusal's advice
+    and comes back `retries` times."""
+
+    times: float
+    seconds: float
+    retries: int
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """At `at` seconds of the load: good answers and refusals a second, resident MiB."""
+
+    at: float
+    good_per_s: float
+    refused_per_s: float
+    rss_mib: float | None
+
+
+@dataclass(slots=True)
+class Storm:
+    """What one server did. Times in seconds; None: it didn't come to it.
+
+    `disguised` are refusals by an event in a stream that had begun with 200. `places` are the
+    attempts that were let in; `first_retries` those that came back once, `first_kept` those of
+    them that were let in. `gave_up` still waited as advised when the load ended. `recovered_s` is
+    from then until answers came as quickly as before.
+    """
+
+    capacity_per_s: float
+    peak_good_per_s: float
+    calm_ttft_s: float
+    good_per_s: float = 0.0
+    sent: int = 0
+    answered: int = 0
+    refused: int = 0
+    unadvised: int = 0
+    disguised: int = 0
+    places: int = 0
+    first_retries: int = 0
+    first_kept: int = 0
+    gave_up: int = 0
+    left_waiting: int = 0
+    ttft_s: list[float] = field(default_factory=list)
+    reject_s: list[float] = field(default_factory=list)
+    advice_s: list[float] = field(default_factory=list)
+    course: list[Point] = field(default_factory=list)
+    rss_growth_mib: float | None = None
+    rss_after_mib: float | None = None
+    recovered_s: float | None = None
+    client_cpu: float = 0.0
+    client_lag_s: list[float] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def first_retry_share(self) -> float | None:
+        """Of those who came back as advised, who was let in."""
+        return self.first_kept / self.first_retries if self.first_retries else None
+
+    @property
+    def possible_share(self) -> float | None:
+        """What that could have been at most: had every place gone to a first retry."""
+        return min(1.0, self.places / self.first_retries) if self.first_retries else None
+
+
+async def storm(
+    stage: Stage,
+    tenant: Tenant,
+    seats: int,
+    peak_s: float,
+    load: Load,
+    slo: Slo,
+    recovery_s: float,
+    on_phase: Callable[[str, float], None],
+    on_attempt: Callable[[Attempt], None],
+) -> Storm:
+    """Measure calm and peak, overload, and watch it come back. Raises BenchError."""
+    warmup_s = min(_WARMUP_S, peak_s)
+    on_phase("warm-up", warmup_s)
+    await stage.capacity(tenant, seats, warmup_s, on_attempt)
+    calm = await _calm_ttft(stage, tenant)
+    on_phase("peak", peak_s)
+    crowd = stage.crowd(on_attempt)
+    await crowd.keep(tenant, seats, peak_s)
+    await crowd.finish(within_s=_FINISH_S)
+    start, end = crowd.started_at + SETTLING * peak_s, crowd.started_at + peak_s
+    whole = [one for one in crowd.attempts if one.answered]
+    tokens = sum(one.tokens(start, end) for one in crowd.attempts)
+    size = sum(one.prompt_tokens + one.completion_tokens for one in whole) / max(len(whole), 1)
+    capacity = tokens / max(size, 1) / (end - start)
+    good = sum(one.meets(slo.ttft_s, slo.tpot_s) for one in whole) / max(len(whole), 1)
+    found = Storm(capacity, capacity * good, calm)
+    on_phase("overload", load.seconds)
+    await _overload(stage, tenant, seats, load, slo, recovery_s, found, on_phase, on_attempt)
+    return found
+
+
+async def _overload(
+    stage: Stage,
+    tenant: Tenant,
+    seats: int,
+    load: Load,
+    slo: Slo,
+    recovery_s: float,
+    found: Storm,
+    on_phase: Callable[[str, float], None],
+    on_attempt: Callable[[Attempt], None],
+) -> None:
+    child = stage.subject.child
+    before = _rss_mib(child)
+    crowd = stage.crowd(on_attempt)
+    async with _sampled(crowd, child, slo, found):
+        if load.closed:
+            clients = round(load.times * seats)
+            await crowd.keep(tenant, clients, load.seconds, retries=load.retries)
+        else:
+            rate = load.times * found.capacity_per_s
+            await crowd.arrive(tenant, rate, load.seconds, 1, retries=load.retries)
+    found.client_cpu = crowd.cpu_share()
+    end = perf_counter()
+    found.gave_up, found.left_waiting = crowd.advised, crowd.pending - crowd.advised
+    crowd.give_up()
+    on_phase("recovery", recovery_s)
+    found.recovered_s = await _recovered(stage, tenant, found.calm_ttft_s, end, recovery_s)
+    await crowd.finish(within_s=0 if found.recovered_s is None else _FINISH_S)
+    after = _rss_mib(child)
+    if before is not None and after is not None:
+        seen = [point.rss_mib for point in found.course if point.rss_mib is not None]
+        found.rss_growth_mib, found.rss_after_mib = max(*seen, after) - before, after - before
+    _count(crowd, slo, load.seconds, end, found)
+
+
+def _count(crowd: Crowd, slo: Slo, seconds: float, end: float, found: Storm) -> None:
+    seen = [one for one in crowd.attempts if one.sent_at < end]
+    # While it fills, nothing is finished yet.
+    start = end - 0.9 * seconds
+    found.good_per_s = sum(
+        one.meets(slo.ttft_s, slo.tpot_s) for one in seen if start <= one.ended_at < end
+    ) / (end - start)
+    found.sent = len(seen)
+    found.answered = sum(one.answered for one in seen)
+    refused = [one for one in seen if one.refused]
+    found.refused = len(refused)
+    found.unadvised = sum(one.retry_after_s is None for one in refused)
+    found.disguised = sum(one.disguised for one in refused)
+    found.reject_s = sorted(one.ended_at - one.sent_at for one in refused)
+    found.advice_s = sorted(one.retry_after_s for one in refused if one.retry_after_s is not None)
+    found.ttft_s = sorted(one.ttft_s for one in seen if one.ttft_s is not None)
+    found.places = sum(not one.refused for one in seen)
+    first = [one for one in seen if one.retries == 1]
+    found.first_retries = len(first)
+    found.first_kept = sum(not one.refused for one in first)
+    found.faults = [one.error for one in seen if one.error is not None]
+
+
+async def _calm_ttft(stage: Stage, tenant: Tenant) -> float:
+    """The largest of a few, one after the other."""
+    seen = [await stage.crowd().ask(tenant) for _ in range(_PROBES)]
+    return max(one.ttft_s or 0.0 for one in seen)
+
+
+async def _recovered(
+    stage: Stage, tenant: Tenant, calm_s: float, end: float, within_s: float
+) -> float | None:
+    """When the first of several probes in a row was sent that all were answered as in calm (half
+    as much again), in seconds after `end`."""
+    row: list[Attempt] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while len(row) < _ROW:
+                seen = await stage.crowd().ask(tenant)
+                usual = seen.ttft_s is not None and seen.ttft_s <= 1.5 * calm_s
+                row = [*row, seen] if usual else []
+                await asyncio.sleep(_PROBE_GAP_S)
+    return max(row[0].sent_at - end, 0.0) if len(row) == _ROW else None
+
+
+@asynccontextmanager
+async def _sampled(
+    crowd: Crowd, child: ChildServer | None, slo: Slo, found: Storm
+) -> AsyncIterator[None]:
+    """Notes how it goes on, and how late this process itself is."""
+    tasks = [
+        asyncio.create_task(_follow(crowd, child, slo, found.course)),
+        asyncio.create_task(_lag(found.client_lag_s)),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _follow(crowd: Crowd, child: ChildServer | None, slo: Slo, course: list[Point]) -> None:
+    start, seen = perf_counter(), 0
+    last = start
+    while True:
+        await asyncio.sleep(_SAMPLE_S)
+        new, now = crowd.attempts[seen:], perf_counter()
+        seen += len(new)
+        good = sum(one.meets(slo.ttft_s, slo.tpot_s) for one in new)
+        refused = sum(one.refused for one in new)
+        passed = now - last
+        course.append(Point(now - start, good / passed, refused / passed, _rss_mib(child)))
+        last = now
+
+
+async def _lag(lags: list[float]) -> None:
+    while True:
+        asked = perf_counter()
+        await asyncio.sleep(_LAG_S)
+        lags.append(perf_counter() - asked - _LAG_S)
+
+
+def _rss_mib(child: ChildServer | None) -> float | None:
+    if child is None:
+        return None
+    try:
+        return memory(child.pid).serving / 2**20
+    except psutil.NoSuchProcess:
+        return None

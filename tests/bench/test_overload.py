@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+
+from bench import overload
+from bench.cli import Exit
+from bench.client import Target
+from bench.facts import ServerFacts
+from bench.fake import MODEL, FakeServer, Script
+from bench.tenancy.crowd import Shape, Tenant
+from bench.tenancy.phases import Stage
+from bench.tenancy.servers import Subject
+from bench.tenancy.storm import Load, Point, Slo, Storm, storm
+from bench.tenancy.storm_report import storm_record, storm_svg, to_markdown
+from bench.workload import Vocabulary
+from tests.bench.tenancy_server import SeatServer
+from tests.bench.test_throughput import started
+
+SERVER = "{python} -m tests.bench.tenancy_server --port {port} --places 4"
+VOCABULARY = Vocabulary(("the", "of", "and", "to"), overhead=1, layout="text")
+EASY = Slo(60.0, 60.0)
+
+
+async def stormed(
+    session: aiohttp.ClientSession, fake: FakeServer, load: Load, slo: Slo = EASY
+) -> tuple[Storm, list[str]]:
+    """What the server did, and the phases that were told."""
+    phases: list[str] = []
+    async with TestServer(fake.app) as server:
+        url = str(server.make_url("/v1"))
+        target = Target(url, "completions", MODEL)
+        facts = ServerFacts(url, MODEL, {}, None, None, None)
+        subject = Subject("mine", target, facts, VOCABULARY, None, "admin")
+        found = await storm(
+            Stage(session, subject, Shape(16, 4), seed=0),
+            Tenant("load"),
+            2,
+            0.3,
+            load,
+            slo,
+            20.0,
+            lambda phase, _seconds: phases.append(phase),
+            lambda _attempt: None,
+        )
+    return found, phases
+
+
+def quick(places: int) -> SeatServer:
+    advice = {"retry-after-ms": "5"}
+    return SeatServer(Script(token_delay_s=0.002), seats=2, places=places, advice=advice)
+
+
+async def test_a_bounded_server_refuses_keeps_answering_and_comes_back(
+    session: aiohttp.ClientSession,
+) -> None:
+    load = Load(times=8.0, seconds=1.0, retries=1, closed=False)
+
+    found, phases = await stormed(session, quick(places=2), load)
+
+    assert phases == ["warm-up", "peak", "overload", "recovery"]
+    assert found.refused == len(found.reject_s) > 0
+    assert found.answered > 0
+    assert found.good_per_s > 0
+    assert found.sent == found.answered + found.refused
+    assert found.first_retries > 0
+    assert set(found.advice_s) == {0.005}
+    assert found.recovered_s is not None
+    assert found.faults == []
+    assert found.rss_growth_mib is None
+
+
+async def test_what_is_late_is_not_good(session: aiohttp.ClientSession) -> None:
+    load = Load(times=2.0, seconds=0.3, retries=0, closed=False)
+
+    found, _ = await stormed(session, quick(places=100), load, Slo(60.0, 0.000_001))
+
+    assert found.answered > 0
+    assert (found.good_per_s, found.peak_good_per_s) == (0, 0)
+
+
+async def test_clients_that_wait_their_turn_send_nothing_meanwhile(
+    session: aiohttp.ClientSession,
+) -> None:
+    fake = SeatServer(
+        Script(token_delay_s=0.002), seats=2, places=0, advice={"retry-after": "3600"}
+    )
+    load = Load(times=5.0, seconds=0.5, retries=3, closed=True)
+
+    found, _ = await stormed(session, fake, load)
+
+    # Two of ten find a seat again and again, eight are told to stay away.
+    assert found.gave_up == found.refused == 8
+    assert found.first_retries == 0
+    assert found.first_retry_share is None
+    assert found.recovered_s is not None
+
+
+async def test_refusals_without_advice_are_counted(session: aiohttp.ClientSession) -> None:
+    fake = SeatServer(Script(token_delay_s=0.002), seats=2, places=0)
+    load = Load(times=5.0, seconds=0.3, retries=0, closed=False)
+
+    found, _ = await stormed(session, fake, load)
+
+    assert found.unadvised == found.refused > 0
+
+
+def example(**more: object) -> Storm:
+    storm = Storm(capacity_per_s=10.0, peak_good_per_s=8.0, calm_ttft_s=0.1)
+    values: dict[str, object] = {
+        "good_per_s": 6.0,
+        "places": 30,
+        "first_retries": 40,
+        "first_kept": 20,
+        "reject_s": [0.001, 0.002],
+        "client_lag_s": [0.0],
+        "course": [Point(0.5, 1.0, 2.0, 100.0), Point(1.0, 3.0, 4.0, None)],
+    }
+    for name, value in (values | more).items():
+        setattr(storm, name, value)
+    return storm
+
+
+def test_the_table_says_what_was_kept_up_and_what_was_possible() -> None:
+    text = to_markdown({"ours": example(), "theirs": example(faults=["HTTP 500: oops"])})
+
+    assert "| goodput under overload (of peak) | 6.00 (75%) | 6.00 (75%) |" in text
+    assert "| let in then | 50% | 50% |" in text
+    assert "| possible at most | 75% | 75% |" in text
+    assert "| back to normal after, s | - | - |" in text
+    assert "1 requests failed, the first: theirs: HTTP 500: oops" in text
+
+
+def test_the_record_holds_percentiles_and_the_picture_is_well_formed() -> None:
+    found = {"ours": example()}
+
+    record = json.loads(json.dumps(storm_record(found)))
+
+    assert record["ours"]["reject_s"]["p50"] == pytest.approx(0.0015)
+    assert record["ours"]["ttft_s"] is None
+    assert len(record["ours"]["course"]) == 2
+    ET.fromstring(storm_svg(found))
+
+
+@pytest.mark.parametrize(("fault", "code"), [("", Exit.OK), ("cut", Exit.FAILED_REQUESTS)])
+async def test_the_command_measures_a_server_and_says_whether_answers_failed(
+    tmp_path: Path, fault: str, code: Exit
+) -> None:
+    file = tmp_path / "found.json"
+
+    child = await started(
+        *("--server", f"mine={SERVER} --fault '{fault}'", "--seconds", "1", "--times", "2"),
+        *("--peak-seconds", "0.5", "--retries", "0", "--json", str(file)),
+        module="bench.overload",
+    )
+    out, err = await child.communicate()
+
+    assert child.returncode == code, err.decode()
+    assert "| goodput under overload (of peak) |" in out.decode()
+    record = json.loads(file.read_text())
+    assert record["found"]["mine"]["rss_growth_mib"] is not None
+
+
+def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert overload.main(["--server", "x=y"]) == Exit.UNUSABLE
+    assert "{port}" in capsys.readouterr().err
