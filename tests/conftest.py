@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import settings
 from tests.engines import checkpoint, engines, without_template
 from tests.leaks import leaks, no_key_is_logged
 from tests.services import postgres_url, redis_url
+
+_OURS = ("gateway", "engine", "uvicorn")
 
 __all__ = [
     "checkpoint",
@@ -33,3 +36,14 @@ def no_state_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """A test that configures the program's logging, as commands do, leaves it as it was."""
+    names = [None, *logging.root.manager.loggerDict]
+    ours = [logging.getLogger(name) for name in names if name is None or name.startswith(_OURS)]
+    before = [(logger, logger.level) for logger in ours]
+    yield
+    for logger, level in before:
+        logger.setLevel(level)

@@ -190,7 +190,7 @@ async def test_an_outage_keeps_what_was_known_and_is_logged_once(
     other = open_site()
     await other.ring.start()
     await rename(other, "tenancy_revision", "hidden")
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "gateway")
     caplog.clear()
     await other.ring.refresh()
     told = len(caplog.messages)
@@ -236,6 +236,7 @@ async def test_keys_of_another_pepper_are_refused_and_the_log_has_it(
 ) -> None:
     _, secret = await new_key(site)
     other = open_site(pepper_env="PEPPER")
+    caplog.set_level(logging.WARNING, "gateway")
     await other.ring.start()
     assert other.who(secret) is None
     assert "1 key is refused" in caplog.text
@@ -285,6 +286,7 @@ async def test_a_key_gets_over_another_pepper_by_rotating_and_until_then_none_is
 async def test_a_key_that_cant_be_obeyed_is_refused_and_the_others_arent(
     site: Site, open_site: OpenSite, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "gateway")
     strange, strange_secret = await new_key(site)
     _, secret = await new_key(site)
 
