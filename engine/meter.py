@@ -23,6 +23,8 @@ class Meter:
         self._busy_since = 0.0
         self._last_step: float | None = None
         self._recent: deque[tuple[float, int]] = deque()
+        # Their sum: thousands of steps, asked for with many a decision.
+        self._recent_tokens = 0
         self.live = 0
         self.prompt_tokens = 0
         self.generation_tokens = 0
@@ -52,13 +54,14 @@ class Meter:
         self.generation_tokens += generation_tokens
         if generation_tokens:
             self._recent.append((now, generation_tokens))
+            self._recent_tokens += generation_tokens
         self._forget(now)
 
     @property
     def tokens_per_second(self) -> float:
         """Generated tokens per second over the last few seconds."""
         self._forget(self._clock())
-        return sum(tokens for _, tokens in self._recent) / WINDOW_S
+        return self._recent_tokens / WINDOW_S
 
     @property
     def seconds_since_step(self) -> float | None:
@@ -73,7 +76,8 @@ class Meter:
         """Forget the tokens counted so far."""
         self.prompt_tokens = self.generation_tokens = 0
         self._recent.clear()
+        self._recent_tokens = 0
 
     def _forget(self, now: float) -> None:
         while self._recent and self._recent[0][0] <= now - WINDOW_S:
-            self._recent.popleft()
+            self._recent_tokens -= self._recent.popleft()[1]
