@@ -25,6 +25,7 @@ from gateway.ledger.replay import replay
 from gateway.ledger.segment import Segment
 from gateway.store import usage
 from gateway.store.database import Database, state_directory
+from gateway.store.upkeep import DAY_S, attempt, keep_up, purge
 from gateway.store.usage import Spent
 from gateway.tenants import Window
 
@@ -35,9 +36,7 @@ LINGER_S = 1.0
 RETRY_CAP_S = 5.0
 UPKEEP_S = 60.0
 MAX_WAITING = 100_000
-PURGED_AT_ONCE = 500
-PURGES_IN_A_ROW = 200
-DAY_S = 86_400.0
+_WHAT = "ledger"
 # What a row's own values make the database refuse. Everything else is the database's trouble.
 _UNFIT = (DataError, IntegrityError, OverflowError, TypeError, ValueError)
 
@@ -120,10 +119,10 @@ class Ledger:
         on trying."""
         if self._journal is None:
             logger.info("state is in memory: the ledger ends with the program")
-        await self._try_upkeep()
+        await attempt(self.upkeep, _WHAT)
         self._tasks = [
             asyncio.create_task(self._work(), name="ledger-writer"),
-            asyncio.create_task(self._keep_up(), name="ledger-upkeep"),
+            asyncio.create_task(keep_up(self.upkeep, _WHAT, UPKEEP_S), name="ledger-upkeep"),
         ]
 
     async def close(self) -> None:
@@ -154,10 +153,8 @@ class Ledger:
         bounded number. Raises UnavailableError, OSError."""
         if self._home is not None:
             await replay(self._home, self._insert)
-        purge = partial(usage.purge, before=self._clock() - self._retention_s, limit=PURGED_AT_ONCE)
-        for _ in range(PURGES_IN_A_ROW):
-            if await self._database.write(purge) < PURGED_AT_ONCE:
-                break
+        before = self._clock() - self._retention_s
+        await purge(self._database, partial(usage.purge, before))
 
     async def spent(self, windows: Iterable[Window]) -> list[Spent]:
         """What keys and teams have used in each of the current `windows`. Raises
@@ -212,19 +209,6 @@ class Ledger:
                 return
             for one in rows:
                 await self._insert([one])
-
-    async def _keep_up(self) -> None:
-        while True:
-            await asyncio.sleep(UPKEEP_S)
-            await self._try_upkeep()
-
-    async def _try_upkeep(self) -> None:
-        try:
-            await self.upkeep()
-        except UnavailableError:
-            pass  # the database has logged it; the next one will do both
-        except Exception:
-            logger.exception("the ledger's upkeep failed")
 
 
 def _no_room() -> UnavailableError:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, Delete, Table, delete, select
+from sqlalchemy import ColumnElement, Connection, Table, delete, select
 
 from gateway.config import StateConfig
 from gateway.errors import UnavailableError
@@ -19,12 +19,11 @@ from gateway.store.conversations import StoredConversations
 from gateway.store.database import Database
 from gateway.store.responses import StoredResponses, fail_abandoned
 from gateway.store.schema import chat_completions, conversation_items, responses
+from gateway.store.upkeep import DAY_S, attempt, keep_up, purge
 
 logger = logging.getLogger(__name__)
 
-PURGED_AT_ONCE = 500
-PURGES_IN_A_ROW = 200
-DAY_S = 86_400.0
+_WHAT = "state database"
 
 
 class Store:
@@ -45,8 +44,10 @@ class Store:
 
     async def start(self) -> None:
         """Do the first upkeep now, and more of it until `close`."""
-        await self._try_upkeep()
-        self._upkeep = asyncio.create_task(self._keep_up(), name="state-upkeep")
+        await attempt(self.upkeep, _WHAT)
+        self._upkeep = asyncio.create_task(
+            keep_up(self.upkeep, _WHAT, instances.HEARTBEAT_S), name="state-upkeep"
+        )
 
     async def close(self) -> None:
         """Let what this gateway was still at fail, write everything down, close the database."""
@@ -68,25 +69,11 @@ class Store:
         await self.database.write(lambda connection: fail_abandoned(connection, now))
         await self._purge(now - self._retention_s)
 
-    async def _keep_up(self) -> None:
-        while True:
-            await asyncio.sleep(instances.HEARTBEAT_S)
-            await self._try_upkeep()
-
-    async def _try_upkeep(self) -> None:
-        try:
-            await self.upkeep()
-        except UnavailableError:
-            pass  # the database has logged it; the next one will do both
-        except Exception:
-            logger.exception("the upkeep of the state database failed")
-
     def _leave(self, connection: Connection) -> None:
         instances.leave(connection, self._instance)
         fail_abandoned(connection, self._clock())
 
     async def _purge(self, before: float) -> None:
-        """In small transactions, so that other writers needn't wait for a large one."""
         aged: list[tuple[Table, ColumnElement[bool]]] = [
             (chat_completions, chat_completions.c.created < before),
             (responses, responses.c.created < before),
@@ -96,12 +83,11 @@ class Store:
             ),
         ]
         for table, too_old in aged:
-            some = select(table.c.seq).where(too_old).limit(PURGED_AT_ONCE)
-            purge = partial(_delete, delete(table).where(table.c.seq.in_(some)))
-            for _ in range(PURGES_IN_A_ROW):
-                if await self.database.write(purge) < PURGED_AT_ONCE:
-                    break
+            await purge(self.database, partial(_delete_some, table, too_old))
 
 
-def _delete(statement: Delete, connection: Connection) -> int:
-    return connection.execute(statement).rowcount
+def _delete_some(
+    table: Table, which: ColumnElement[bool], connection: Connection, limit: int
+) -> int:
+    some = select(table.c.seq).where(which).limit(limit)
+    return connection.execute(delete(table).where(table.c.seq.in_(some))).rowcount

@@ -78,7 +78,7 @@ def insert(connection: Connection, columns: Sequence[str], rows: Sequence[Sequen
             at += size
 
 
-def purge(connection: Connection, before: float, limit: int) -> int:
+def purge(before: float, connection: Connection, limit: int) -> int:
     """Delete at most `limit` rows from before `before`; returns how many."""
     some = select(ledger.c.seq).where(ledger.c.at < before).limit(limit)
     return connection.execute(delete(ledger).where(ledger.c.seq.in_(some))).rowcount

@@ -12,8 +12,9 @@ from gateway.config import ConfigError, LedgerConfig
 from gateway.errors import UnavailableError
 from gateway.ledger import Ledger
 from gateway.ledger.journal import unlock
-from gateway.ledger.ledger import DAY_S, journal_home
+from gateway.ledger.ledger import journal_home
 from gateway.store.database import Database
+from gateway.store.upkeep import DAY_S
 from tests.ledger.conftest import OpenLedger, entry, written
 from tests.ledger.test_journal import full_disk
 from tests.store.conftest import SHARED, Clock
@@ -224,7 +225,7 @@ async def test_refused_requests_are_counted_where_they_are_too_many_to_keep(
 async def test_old_rows_go(
     open_ledger: OpenLedger, database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.ledger.ledger.PURGED_AT_ONCE", 4)
+    monkeypatch.setattr("gateway.store.upkeep.PURGED_AT_ONCE", 4)
     ledger = open_ledger(config={"retention_days": 2})
     for age in [3, 3, 3, 3, 3, 2.5, 1, 0]:
         ledger.record(entry(at=clock.now - age * DAY_S))

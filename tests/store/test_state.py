@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import func, select
 
 from gateway.config import StateConfig
-from gateway.store import state
+from gateway.store import upkeep
 from gateway.store.instances import LEASE_S
 from gateway.store.paging import Slice
 from gateway.store.schema import conversation_items, response_items
-from gateway.store.state import DAY_S, Store
+from gateway.store.state import Store
+from gateway.store.upkeep import DAY_S
 from tests.store.conftest import SHARED, USER, Clock, OpenStore, completion, item, response
 
 pytestmark = pytest.mark.parametrize("url", SHARED, indirect=True)
@@ -69,7 +70,7 @@ async def test_what_another_living_gateway_runs_is_left_alone(
 async def test_what_is_too_old_is_deleted_with_all_that_belongs_to_it(
     open_store: OpenStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state, "PURGED_AT_ONCE", 2)
+    monkeypatch.setattr(upkeep, "PURGED_AT_ONCE", 2)
     store = open_store(retention_days=2)
     old, young = clock.now - 3 * DAY_S, clock.now - DAY_S
     for number in range(5):
