@@ -41,11 +41,17 @@ from gateway.api import (
 )
 from gateway.api.generation import GenerationEndpoint
 from gateway.api.openapi import document
-from gateway.asgi import CLIENT_CLOSED, RequestContext, allowed_methods, refuse
+from gateway.asgi import RequestContext, allowed_methods, refuse
 from gateway.auth import Authenticator
 from gateway.config import AuthConfig, GatewayConfig
 from gateway.deployments import Deployments, Replica
-from gateway.errors import APIError, InvalidRequestError, NotFoundError, as_api_error
+from gateway.errors import (
+    CLIENT_CLOSED,
+    APIError,
+    InvalidRequestError,
+    NotFoundError,
+    as_api_error,
+)
 from gateway.holds import Holds
 from gateway.keys import KeyRing, Pepper
 from gateway.keys.tenancy import Tenancy

@@ -21,14 +21,13 @@ from engine.base import EngineError
 from gateway.config import CorsConfig
 from gateway.cors import Cors
 from gateway.dialect import error_body, speaks_messages
-from gateway.errors import APIError, InvalidRequestError, as_api_error, draining
+from gateway.errors import CLIENT_CLOSED, APIError, InvalidRequestError, as_api_error, draining
 from gateway.ledger import Entry, Ledger
 from gateway.metrics import Metrics
 
 access = logging.getLogger("gateway.access")
 logger = logging.getLogger(__name__)
 
-CLIENT_CLOSED = 499
 API_VERSION: Final = (b"openai-version", b"2020-10-01")
 # Asked for every few seconds, by machines: not what an access log is read for.
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
 from engine.base import Prompt, SamplingOptions, Source, Structure
 from gateway.deployments import Deployment
+from gateway.errors import DeadlineError
 from gateway.ledger import Entry
 from gateway.tenants import Principal
 
@@ -58,6 +61,16 @@ class Usage(msgspec.Struct, frozen=True):
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+
+def at_deadline(
+    deadline: float | None, end: Callable[[DeadlineError], None]
+) -> asyncio.TimerHandle | None:
+    """Call `end` when the time of `time.perf_counter()` has come; None: never."""
+    if deadline is None:
+        return None
+    left = max(0.0, deadline - time.perf_counter())
+    return asyncio.get_running_loop().call_later(left, end, DeadlineError())
 
 
 class Outlet(Protocol):

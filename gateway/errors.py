@@ -32,6 +32,9 @@ from engine.base import (
     InvalidPromptError,
 )
 
+CLIENT_CLOSED = 499
+"""Of a client that has gone: nobody is told."""
+
 RETRY_AFTER_CAP_S = 60.0
 RETRY_JITTER = 1.25
 DRAINING_RETRY_S = 2.0

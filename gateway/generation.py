@@ -31,8 +31,8 @@ from engine.base import (
     TokenDelta,
 )
 from engine.checks import resumable
-from gateway.call import Call, Cause, InterruptedCallError, Outlet, Usage
-from gateway.errors import DeadlineError, UnavailableError
+from gateway.call import Call, Cause, InterruptedCallError, Outlet, Usage, at_deadline
+from gateway.errors import UnavailableError
 from gateway.holds import Hold
 from gateway.metrics import Metrics
 from gateway.rendering import grammar, render
@@ -73,7 +73,7 @@ class Generation:
         self._error: Exception | None = None
         self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._timer = self._until(call.deadline)
+        self._timer = at_deadline(call.deadline, self.fail)
         self._closed = False
         # Of an answer that can go on in another engine: its tokens, how many of them are of engines
         # that have died, and what of those nobody had taken.
@@ -180,9 +180,10 @@ class Generation:
                 part.abort()
             self.take()  # for its tokens, which were generated whoever reads them
         finally:
-            self._settle()
+            used = self._used()
+            self._observe(used)
             self._hold.entry.reasoning_tokens = self.reasoning_tokens
-            self._hold.close(self._used(), self._call.arrived, self._failed_with())
+            self._hold.close(used, self._call.arrived, self._failed_with())
             # What refers back to this would keep it, and all it has, until the next collection.
             self._hold.permit.progress = None
             self._parts, self._error, self._failure, self.outlet = [], None, None, None
@@ -207,12 +208,6 @@ class Generation:
 
     def failed(self, error: EngineError) -> None:
         self.fail(error)
-
-    def _until(self, deadline: float | None) -> asyncio.TimerHandle | None:
-        if deadline is None:
-            return None
-        left = max(0.0, deadline - time.perf_counter())
-        return asyncio.get_running_loop().call_later(left, self.fail, DeadlineError())
 
     async def _render(self) -> int:
         """Make the prompts; returns how many tokens their completions may have together."""
@@ -393,8 +388,9 @@ class Generation:
 
     def _used(self) -> Usage:
         """What the engine did for this: the prompts it read, and every token it produced."""
-        read = self._prompt_tokens if self._earlier else 0
-        if not self._earlier:
+        if self._earlier:
+            read = self._prompt_tokens
+        else:
             parts = zip(self.prompts, self._parts, strict=False)
             read = sum(len(prompt.token_ids) for prompt, part in parts if part.produced)
         return Usage(read, self._completion_tokens, sum(self._cached_tokens))
@@ -404,8 +400,8 @@ class Generation:
             return InterruptedCallError("disconnect")
         return self._failure
 
-    def _settle(self) -> None:
-        usage, metrics = self._used(), self._metrics
+    def _observe(self, usage: Usage) -> None:
+        metrics = self._metrics
         if not self._parts and not self._earlier:
             return
         metrics.prompt_tokens.inc(usage.prompt_tokens)

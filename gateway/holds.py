@@ -12,12 +12,17 @@ from collections.abc import Awaitable
 from gateway.admission import Admission, Demand, Permit
 from gateway.call import InterruptedCallError, Usage
 from gateway.deployments import Deployment
-from gateway.errors import APIError, DeadlineError, OverloadedError, UnavailableError, as_api_error
+from gateway.errors import (
+    CLIENT_CLOSED,
+    APIError,
+    DeadlineError,
+    OverloadedError,
+    UnavailableError,
+    as_api_error,
+)
 from gateway.ledger import Entry, Ledger
 from gateway.limits import Limiter, Reservation
 from gateway.tenants import Price, Principal
-
-CLIENT_CLOSED = 499
 
 
 class Holds:
@@ -157,7 +162,7 @@ def _by_client(failure: BaseException | None) -> bool:
     return isinstance(failure, DeadlineError)
 
 
-def conclude(entry: Entry, failure: BaseException | None, *, begun: bool = False) -> None:
+def conclude(entry: Entry, failure: BaseException | None, *, begun: bool) -> None:
     """Say in `entry` how the request ended."""
     if failure is None:
         entry.outcome, entry.status = "completed", 200

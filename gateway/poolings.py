@@ -7,13 +7,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect
 
 from engine.base import EngineDeadError, LoadedModel
 from engine.pooling import Embedder
-from gateway.call import Cause, InterruptedCallError, Usage
+from gateway.call import Cause, InterruptedCallError, Usage, at_deadline
 from gateway.deployments import Deployment, Replica
 from gateway.errors import DeadlineError, draining
 from gateway.exchange import Exchange
@@ -87,7 +88,7 @@ class Poolings:
         pooling = Pooling(hold, deployment.replica, deadline, embedder.info.max_num_seqs)
         task: asyncio.Future[Any] = asyncio.ensure_future(_done(work, embedder, pooling))
         self._live[task] = None
-        timer = self._timer(task, deadline)
+        timer = at_deadline(deadline, partial(self._interrupt, task))
         exchange.watch(lambda: self._interrupt(task, "disconnect"))
         failure: BaseException | None = None
         try:
@@ -116,15 +117,6 @@ class Poolings:
         """End whatever runs: the server shuts down."""
         for task in list(self._live):
             self._interrupt(task, "shutdown")
-
-    def _timer(
-        self, task: asyncio.Future[Any], deadline: float | None
-    ) -> asyncio.TimerHandle | None:
-        if deadline is None:
-            return None
-        left = max(0.0, deadline - time.perf_counter())
-        loop = asyncio.get_running_loop()
-        return loop.call_later(left, self._interrupt, task, DeadlineError())
 
     def _interrupt(self, task: asyncio.Future[Any], cause: Cause | DeadlineError) -> None:
         if task in self._live and self._live[task] is None:
