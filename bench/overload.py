@@ -24,7 +24,14 @@ from bench.report import write_json
 from bench.tenancy.attempt import Attempt
 from bench.tenancy.crowd import Shape, Tenant
 from bench.tenancy.phases import Stage
-from bench.tenancy.servers import Servers, add_server_options, chosen, started
+from bench.tenancy.servers import (
+    Servers,
+    add_output_options,
+    add_server_options,
+    add_shape_options,
+    chosen,
+    started,
+)
 from bench.tenancy.storm import Load, Slo, Storm, storm
 from bench.tenancy.storm_report import storm_record, storm_svg, to_markdown
 
@@ -112,15 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         help="--max-num-queued-reqs of vllm-limited (default: as above, from the capacity of the "
         "server before it, or of 1 request a second and seat)",
     )
-    load.add_argument(
-        "--input-tokens", type=at_least(8), default=64, metavar="N", help="default: 64"
-    )
-    load.add_argument(
-        "--output-tokens", type=at_least(2), default=32, metavar="N", help="default: 32"
-    )
-    load.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    for name in ("json", "markdown", "svg"):
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
+    add_shape_options(load)
+    add_output_options(parser)
     return parser
 
 

@@ -25,7 +25,14 @@ from bench.tenancy.attempt import Attempt
 from bench.tenancy.crowd import Shape, Tenant
 from bench.tenancy.phases import Capacity, Quiet, Shared, Stage
 from bench.tenancy.report import Fairness, Round, fairness_record, fairness_svg, to_markdown
-from bench.tenancy.servers import Servers, add_server_options, chosen, started
+from bench.tenancy.servers import (
+    Servers,
+    add_output_options,
+    add_server_options,
+    add_shape_options,
+    chosen,
+    started,
+)
 
 SCHEMA_VERSION = 1
 QUIET, FLOOD, ONE = Tenant("quiet"), Tenant("flood"), Tenant("one")
@@ -127,15 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="W",
         help="of the tenants that all wait (default: 1 2 4)",
     )
-    load.add_argument(
-        "--input-tokens", type=at_least(8), default=64, metavar="N", help="default: 64"
-    )
-    load.add_argument(
-        "--output-tokens", type=at_least(2), default=32, metavar="N", help="default: 32"
-    )
-    load.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    for name in ("json", "markdown", "svg"):
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
+    add_shape_options(load)
+    add_output_options(parser)
     return parser
 
 

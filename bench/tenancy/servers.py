@@ -18,7 +18,7 @@ import aiohttp
 import yaml
 from rich.console import Console
 
-from bench.cli import add_start_timeout
+from bench.cli import add_start_timeout, at_least
 from bench.client import Target, request_headers
 from bench.contenders import Contender, parse_contender, up
 from bench.counting import find_counter
@@ -85,6 +85,23 @@ class Servers:
     environment: dict[str, str]
     admin_key: str
     max_num_seqs: int
+
+
+def add_shape_options(load: argparse._ArgumentGroup) -> None:
+    """How long prompts and completions are, and which."""
+    load.add_argument(
+        "--input-tokens", type=at_least(8), default=64, metavar="N", help="default: 64"
+    )
+    load.add_argument(
+        "--output-tokens", type=at_least(2), default=32, metavar="N", help="default: 32"
+    )
+    load.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Where what was measured is written."""
+    for name in ("json", "markdown", "svg"):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")
 
 
 def add_server_options(parser: argparse.ArgumentParser, kinds: str) -> None:
