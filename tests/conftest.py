@@ -39,11 +39,12 @@ def no_state_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(autouse=True)
-def log_levels() -> Iterator[None]:
+def loggers() -> Iterator[None]:
     """A test that configures the program's logging, as commands do, leaves it as it was."""
     names = [None, *logging.root.manager.loggerDict]
     ours = [logging.getLogger(name) for name in names if name is None or name.startswith(_OURS)]
-    before = [(logger, logger.level) for logger in ours]
+    before = [(logger, logger.level, logger.propagate, logger.disabled) for logger in ours]
     yield
-    for logger, level in before:
+    for logger, level, propagate, disabled in before:
         logger.setLevel(level)
+        logger.propagate, logger.disabled = propagate, disabled

@@ -18,14 +18,9 @@ log = logging.getLogger("gateway.test")
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
-    names = ("gateway", "engine", "uvicorn", "uvicorn.access")
-    levels = {name: logging.getLogger(name).level for name in names}
-    handlers, level, environ = root.handlers[:], root.level, dict(os.environ)
+    handlers, environ = root.handlers[:], dict(os.environ)
     yield
-    root.handlers[:], root.level = handlers, level
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
-    logging.getLogger("uvicorn.access").disabled = False
+    root.handlers[:] = handlers
     logging.captureWarnings(False)
     os.environ.clear()
     os.environ.update(environ)
