@@ -43,7 +43,7 @@ over-admitted  no limit or budget of a key or team is exceeded at any time
 unfair         two tenants that both wait are served alike by weight, within the bound of the
                Virtual Token Counter (arXiv 2401.00588)
 starved        nobody who waits is left behind anybody
-over-filled    the engine never holds more sequences than its seats and the margin
+over-filled    the engine never holds more sequences than its seats, the margin or the spare ones
 idle           nobody waits while the engine has nothing to do
 not released   all permits and reservations come back; the ledger's sums are the engine's counters
 

@@ -316,7 +316,8 @@ class Activity:
 class EngineInfo:
     """What is being served, fixed after start. Sizes in bytes, lengths in tokens.
 
-    `max_num_seqs` is each copy's; `copies` of the model stand behind one engine (data parallel).
+    `max_num_seqs` is each copy's, and `spare_seqs` can be decoded beside those; `copies` of the
+    model stand behind one engine (data parallel).
     """
 
     model: str
@@ -331,6 +332,7 @@ class EngineInfo:
     max_num_seqs: int
     kv_cache_tokens: int | None
     copies: int = 1
+    spare_seqs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

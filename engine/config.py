@@ -91,6 +91,12 @@ class EngineConfig(Frozen):
     )
     max_model_len: int | None = Field(None, ge=16, description="tokens of prompt + completion")
     max_num_seqs: int = Field(32, ge=1, description="sequences decoded together")
+    spare_seqs: int | None = Field(
+        None,
+        ge=0,
+        description="sequences decoded beside them for a moment: those of a tenant that has little "
+        "running start at once, though others fill the engine; None: a tenth of max_num_seqs",
+    )
     max_num_batched_tokens: int | None = Field(
         None, ge=16, description="tokens of one step, decodes and chunks of prefills together"
     )
@@ -137,6 +143,16 @@ class EngineConfig(Frozen):
     )
     parallel: ParallelConfig = ParallelConfig()
     simulated: SimulatedConfig = SimulatedConfig()
+
+    @property
+    def spare(self) -> int:
+        """How many sequences beyond `max_num_seqs` the engine can decode."""
+        if self.runner != "generate":
+            return 0
+        wanted = self.max_num_seqs // 10 if self.spare_seqs is None else self.spare_seqs
+        # A step has a token of each.
+        most = self.max_num_batched_tokens
+        return wanted if most is None else max(0, min(wanted, most - self.max_num_seqs))
 
     @property
     def restarted(self) -> EngineConfig:

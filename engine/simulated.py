@@ -78,7 +78,8 @@ class SimulatedEngine:
         self._adapters: dict[str, str] = {}
         self._max_adapters = config.max_adapters
         max_model_len = config.max_model_len or DEFAULT_MAX_MODEL_LEN
-        self._kv_tokens = config.max_num_seqs * max_model_len
+        self._seats = config.max_num_seqs + config.spare
+        self._kv_tokens = self._seats * max_model_len
         self._info = EngineInfo(
             model=config.model,
             engine="simulated",
@@ -91,6 +92,7 @@ class SimulatedEngine:
             vocab_size=VOCAB_SIZE,
             max_num_seqs=config.max_num_seqs,
             kv_cache_tokens=self._kv_tokens,
+            spare_seqs=config.spare,
         )
 
     @property
@@ -255,7 +257,7 @@ class SimulatedEngine:
             self._step()
 
     def _admit(self) -> list[Choice]:
-        free = self._info.max_num_seqs - len(self._running)
+        free = self._seats - len(self._running)
         admitted, self._waiting = self._waiting[:free], self._waiting[free:]
         self._running.extend(admitted)
         return admitted

@@ -67,7 +67,7 @@ class VLLMModel:
         self._dead_error: type[Exception] = exceptions.EngineDeadError
         self._renderer = renderer
         self._info = _describe(config, llm)
-        self._capacity = self._info.max_num_seqs * self._info.copies
+        self._capacity = (self._info.max_num_seqs + self._info.spare_seqs) * self._info.copies
         self._processes: EngineProcesses | None = None
         self._dead = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
@@ -211,7 +211,8 @@ def _describe(config: EngineConfig, llm: Any) -> EngineInfo:
         device=current_platform.get_device_name(),
         max_model_len=model.max_model_len,
         vocab_size=model.get_vocab_size(),
-        max_num_seqs=settings.scheduler_config.max_num_seqs,
+        max_num_seqs=settings.scheduler_config.max_num_seqs - config.spare,
         kv_cache_tokens=(cache.num_gpu_blocks * cache.block_size if cache.num_gpu_blocks else None),
         copies=config.parallel.data,
+        spare_seqs=config.spare,
     )

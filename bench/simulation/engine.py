@@ -20,6 +20,7 @@ class Speed:
     """How fast and how large an engine is. Times in seconds, lengths in tokens."""
 
     max_num_seqs: int = 32
+    spare_seqs: int = 0
     step_s: float = 0.025
     sequence_s: float = 0.001
     prefill_s: float = 0.00045
@@ -115,6 +116,7 @@ class ModelledEngine:
         self._stepped_at = 0.0
         self.idle_since = loop.time()
         self.info = _info(speed)
+        self._seats = speed.max_num_seqs + speed.spare_seqs
 
     @property
     def inside(self) -> int:
@@ -182,7 +184,7 @@ class ModelledEngine:
         self._timer = self._loop.call_later(lasts, self._end_step)
 
     def _admit(self) -> None:
-        while self._waiting and len(self._running) < self.speed.max_num_seqs:
+        while self._waiting and len(self._running) < self._seats:
             one = self._waiting[0]
             if self._running and self._kv_used + one.held + 1 > self.speed.kv_tokens:
                 break
@@ -249,4 +251,5 @@ def _info(speed: Speed) -> EngineInfo:
         vocab_size=256,
         max_num_seqs=speed.max_num_seqs,
         kv_cache_tokens=speed.kv_tokens,
+        spare_seqs=speed.spare_seqs,
     )

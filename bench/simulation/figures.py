@@ -30,7 +30,8 @@ _UNBOUNDED = AdmissionConfig(
     max_queued_per_tenant=_ENDLESS,
     max_queued_tokens_per_tenant=10**9,
 )
-_NO_MARGIN = AdmissionConfig(margin=0.0)
+# A tenth of the seats, as an engine has unless told otherwise.
+_SPARE = 3
 QUIET, FLOOD = Principal("quiet", "quiet"), Principal("flood", "flood")
 
 
@@ -41,7 +42,7 @@ class Figures:
     capacity_per_s: float
     ttft_ms: dict[str, list[float]]
     fair: Run
-    no_margin: Run
+    no_spare: Run
     first_come: Run
     largest_gap: float
 
@@ -52,7 +53,7 @@ class Figures:
 
 def measure(seed: int, seconds: float = SECONDS) -> Figures:
     """Simulate all of it, each load for so long; takes some seconds."""
-    speed = Speed()
+    speed, packed = Speed(spare_seqs=_SPARE), Speed()
     capacity = _capacity(speed, seed)
     quiet = _arrivals(QUIET, _QUIET_SHARE * capacity, seconds, seed)
     # Whoever of them still waits at the end hangs up.
@@ -66,7 +67,7 @@ def measure(seed: int, seconds: float = SECONDS) -> Figures:
     runs = {
         "alone": _run(replace(beside, asks=tuple(quiet))),
         "under flood, fair": _run(beside),
-        "under flood, fair, no margin": _run(replace(beside, admission=_NO_MARGIN)),
+        "under flood, fair, no spare seats": _run(replace(beside, speed=packed)),
         "under flood, first come": _run(tangled),
     }
     weighted = _weighted(seed, speed, seconds)
@@ -75,7 +76,7 @@ def measure(seed: int, seconds: float = SECONDS) -> Figures:
         capacity,
         {name: _quiet_ttft(run) for name, run in runs.items()},
         fair,
-        _run(replace(weighted, admission=_UNBOUNDED.model_copy(update={"margin": 0.0}))),
+        _run(replace(weighted, speed=packed)),
         _run(replace(weighted, first_come=True)),
         fair.largest_gap,
     )
@@ -154,7 +155,7 @@ def svg(found: Figures) -> str:
 def _weighted_runs(found: Figures) -> dict[str, Run]:
     return {
         "fair": found.fair,
-        "fair, no margin": found.no_margin,
+        "fair, no spare seats": found.no_spare,
         "first come": found.first_come,
     }
 

@@ -107,6 +107,7 @@ def _speed(rng: random.Random) -> Speed:
     sequences = rng.choice((1, 2, 4, 8))
     return Speed(
         max_num_seqs=sequences,
+        spare_seqs=rng.choice((0, 0, 1, 3)),
         step_s=rng.choice((0.005, 0.02)),
         sequence_s=0.001,
         prefill_s=rng.choice((0.0001, 0.001)),

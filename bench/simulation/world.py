@@ -267,7 +267,8 @@ def room(scenario: Scenario) -> int:
     is still a seat."""
     seats = scenario.speed.max_num_seqs
     widest = max((len(ask.completions) for ask in scenario.asks), default=1)
-    return max(seats + math.ceil(seats * scenario.admission.margin), seats - 1 + widest)
+    margin = math.ceil(seats * scenario.admission.margin)
+    return seats + max(margin, scenario.speed.spare_seqs, widest - 1)
 
 
 def _flows(scenario: Scenario) -> list[Flow]:

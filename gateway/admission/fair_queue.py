@@ -96,15 +96,12 @@ class FairQueue(Generic[T]):
     def push(self, ticket: T) -> None:
         """Wait: behind what its tenant has waiting; where it was before if it comes back."""
         demand = ticket.demand
-        flows = self._classes[demand.priority]
-        flow = flows.of(demand.tenant)
         returning = ticket.order > 0
         if not returning:
             self._arrivals += 1
             ticket.order = self._arrivals
         ticket.waiting = True
-        flow.add(ticket)
-        flows.backlogged[demand.tenant] = flow
+        self._classes[demand.priority].add(ticket)
         self._waiting += 1
         self.prompt_tokens += demand.prompt_tokens
         # While it ran, not only was sent, its tenant had nothing waiting.
@@ -112,8 +109,7 @@ class FairQueue(Generic[T]):
 
     def remove(self, ticket: T) -> None:
         """Leave without having been started."""
-        flow = self._classes[ticket.demand.priority].by_tenant[ticket.demand.tenant]
-        self._take(flow, ticket)
+        self._take(ticket)
 
     def first(self) -> T | None:
         """Whose turn it is; None where nobody waits who may be next."""
@@ -134,13 +130,23 @@ class FairQueue(Generic[T]):
                 return False
         return self.first() is None and not self._capped(ticket)
 
+    def owed(self, ticket: T, seats: int) -> bool:
+        """Whether its tenant runs less than half of its share, by weight, of an engine's `seats`:
+        then it may start beside those. Only of the highest class, which is the one that hurries."""
+        demand = ticket.demand
+        if demand.priority != CLASSES[0]:
+            return False
+        flows = self._classes[demand.priority]
+        weights = flows.weight + (0.0 if demand.tenant in flows.backlogged else demand.weight)
+        return 2 * self.running(demand.tenant) * weights < seats * demand.weight
+
     def start(self, ticket: T) -> None:
         """It runs from here on: charge its tenant for the prompt."""
         demand = ticket.demand
         flows = self._classes[demand.priority]
         flow = flows.of(demand.tenant)
         if ticket.waiting:
-            self._take(flow, ticket)
+            self._take(ticket)
         else:
             if not ticket.order:
                 self._arrivals += 1
@@ -210,17 +216,12 @@ class FairQueue(Generic[T]):
                 break
         return found
 
-    def _take(self, flow: Flow[T], ticket: T) -> None:
+    def _take(self, ticket: T) -> None:
         ticket.waiting = False
-        flow.remove(ticket)
         self._waiting -= 1
         self.prompt_tokens -= ticket.demand.prompt_tokens
-        flows = self._classes[ticket.demand.priority]
-        if not flow.waiting:
-            del flows.backlogged[flow.tenant]
-            if flow.active:
-                flows.leave(flow)
-        self._follow(flow.tenant)
+        self._classes[ticket.demand.priority].remove(ticket)
+        self._follow(ticket.demand.tenant)
 
     def _capped(self, ticket: T) -> bool:
         """Whether it would take its tenant over the cap."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from gateway.admission.demand import Ticket
 
@@ -21,7 +21,7 @@ class Flow(Generic[T]):
 
     __slots__ = (
         "counter", "entry", "joined", "lifts", "prompt_tokens", "running", "sequences",
-        "tenant", "waiting",
+        "tenant", "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, tenant: str) -> None:
@@ -33,8 +33,9 @@ class Flow(Generic[T]):
         self.running = 0
         self.lifts = 0
         self.joined = 0
+        self.weight = 0.0
         # Its place in the heap, None where it isn't active.
-        self.entry: tuple[float, int, Flow[T]] | None = None
+        self.entry: Entry[T] | None = None
 
     @property
     def active(self) -> bool:
@@ -60,7 +61,9 @@ class Flows(Generic[T]):
     def __init__(self) -> None:
         self.by_tenant: dict[str, Flow[T]] = {}
         self.backlogged: dict[str, Flow[T]] = {}
-        self._heap: list[tuple[float, int, Flow[T]]] = []
+        # Of those that are backlogged, together.
+        self.weight = 0.0
+        self._heap: list[Entry[T]] = []
         self._active = 0
         self._joins = 0
         self._level = 0.0
@@ -75,16 +78,38 @@ class Flows(Generic[T]):
             flow = self.by_tenant[tenant] = Flow(tenant)
         return flow
 
+    def add(self, ticket: T) -> Flow[T]:
+        """It waits from now on."""
+        flow = self.of(ticket.demand.tenant)
+        if not flow.waiting:
+            self.backlogged[flow.tenant] = flow
+            flow.weight = ticket.demand.weight
+            self.weight += flow.weight
+        flow.add(ticket)
+        return flow
+
+    def remove(self, ticket: T) -> Flow[T]:
+        """It waits no more."""
+        flow = self.by_tenant[ticket.demand.tenant]
+        flow.remove(ticket)
+        if not flow.waiting:
+            del self.backlogged[flow.tenant]
+            self.weight = self.weight - flow.weight if self.backlogged else 0.0
+            if flow.active:
+                self.leave(flow)
+        return flow
+
     def first(self) -> Flow[T] | None:
-        """The active flow with the least counter; of several, the one that joined first."""
+        """The active flow with the least counter; of several, as a newcomer always is one of, the
+        one that runs least for its weight, and then the one that joined first."""
         heap = self._heap
         while heap:
             entry = heap[0]
-            flow = entry[2]
+            flow = entry[3]
             if entry is not flow.entry:
                 heappop(heap)
             elif entry[0] < flow.counter:  # charged since
-                flow.entry = (flow.counter, flow.joined, flow)
+                flow.entry = _entry(flow)
                 heapreplace(heap, flow.entry)
             else:
                 return flow
@@ -131,9 +156,9 @@ class Flows(Generic[T]):
             flow.lifts += 1
 
     def _enter(self, flow: Flow[T]) -> None:
-        flow.entry = (flow.counter, flow.joined, flow)
+        flow.entry = _entry(flow)
         if len(self._heap) > 2 * self._active + 64:  # mostly entries that are replaced
-            self._heap = [entry for entry in self._heap if entry is entry[2].entry]
+            self._heap = [entry for entry in self._heap if entry is entry[3].entry]
             heapify(self._heap)
         heappush(self._heap, flow.entry)
 
@@ -149,6 +174,13 @@ class Flows(Generic[T]):
             if flow.counter <= level:
                 del self.by_tenant[flow.tenant]
         self._sweep_at = max(SWEEP_AT, 2 * len(self.by_tenant))
+
+
+Entry: TypeAlias = tuple[float, float, int, Flow[T]]
+
+
+def _entry(flow: Flow[T]) -> Entry[T]:
+    return flow.counter, flow.running / flow.weight, flow.joined, flow
 
 
 def _order(ticket: Ticket) -> int:

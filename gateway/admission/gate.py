@@ -21,6 +21,9 @@ class Gate:
     empty. More than fit may go as one request where a seat would be empty otherwise: neither does
     a request of many sequences wait for ever, nor the engine for a small one.
 
+    Beyond those the engine has spare seats, for requests that are `owed` one: they go at once, and
+    as nobody takes the next places that become free, the seats are soon spare again.
+
     A prompt takes its place in the KV cache as soon as it is sent, though the engine will only tell
     of it later. Whatever the cache, an engine with nothing inside takes a request. `kv_bound` says
     whether it was the cache that kept the last one that asked.
@@ -35,6 +38,7 @@ class Gate:
         self._usage_at = -math.inf
         self.seats = 0
         self.places = 0
+        self.all_seats = 0
         self.inside = 0
         self.kv_bound = False
         self.unstarted_tokens = 0
@@ -54,21 +58,27 @@ class Gate:
         self._model = model
         self.seats = info.max_num_seqs * info.copies
         self.places = self.seats + math.ceil(self._margin * self.seats)
+        self.all_seats = self.seats + info.spare_seqs * info.copies
         self._kv_tokens = info.kv_cache_tokens and info.kv_cache_tokens * info.copies
         self._usage_at = -math.inf
 
     def close(self) -> None:
         self._model = None
 
-    def verdict(self, sequences: int, prompt_tokens: int, now: float) -> Verdict:
+    def full(self, sequences: int) -> bool:
+        """Whether there are no places for a request, unless it is owed some."""
+        return self.inside >= self.seats and self.inside + sequences > self.places
+
+    def verdict(
+        self, sequences: int, prompt_tokens: int, now: float, *, owed: bool = False
+    ) -> Verdict:
         """Whether a request may go, and what keeps it if not."""
         self.kv_bound = False
         if self._model is None:
             return "away"
-        inside = self.inside
-        if not inside:
+        if not self.inside:
             return "open"
-        if inside >= self.seats and inside + sequences > self.places:
+        if self.full(sequences) and not (owed and self.inside + sequences <= self.all_seats):
             return "full"
         if now - self._usage_at >= USAGE_AGE_S:
             self._usage, self._usage_at = self._model.stats().kv_cache_usage, now

@@ -163,8 +163,9 @@ class Line(Generic[T]):
         return prediction.ttft(ahead, demand.prompt_tokens, now) or 0.0
 
     def _fits(self, ticket: T, now: float) -> bool:
-        demand = ticket.demand
-        return self.gate.verdict(demand.sequences, demand.prompt_tokens, now) == "open"
+        demand, gate = ticket.demand, self.gate
+        owed = gate.full(demand.sequences) and self.queue.owed(ticket, gate.seats)
+        return gate.verdict(demand.sequences, demand.prompt_tokens, now, owed=owed) == "open"
 
     def _charge(self, now: float) -> None:
         """Charge what was produced since the last time."""

@@ -53,7 +53,7 @@ class Prediction:
             return
         self.drain.busy(waiting > 0 or gate.inside >= gate.seats, now)
         # Those without a seat aren't being read.
-        self.prefill.busy(self._unstarted > max(0, gate.inside - gate.seats), now)
+        self.prefill.busy(self._unstarted > max(0, gate.inside - gate.all_seats), now)
 
     def open(self) -> None:
         """The engine is there."""

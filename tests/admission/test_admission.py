@@ -48,6 +48,44 @@ async def test_a_margin_waits_inside_of_the_engine(world: World) -> None:
 
 
 @virtually
+async def test_who_has_little_running_takes_a_spare_seat_in_a_full_engine(world: World) -> None:
+    world.set_up(seats=8, spare=2)
+    flood = [world.ask("flood") for _ in range(20)]
+    quiet = [world.ask(tenant) for tenant in ("one", "two", "three")]
+    assert [one.going for one in quiet] == [True, True, False]
+    # A place that becomes free first pays back a spare seat.
+    flood[0].end()
+    assert quiet[2].going
+    flood[1].end()
+    assert sum(one.going for one in flood) == 8
+    end_all(*flood, *quiet)
+
+
+@virtually
+async def test_spare_seats_are_for_less_than_half_of_a_share_by_weight(world: World) -> None:
+    world.set_up(seats=8, spare=8)
+    flood = [world.ask("flood", weight=3) for _ in range(20)]
+    quiet = []
+    for _ in range(4):  # each time its turn has come: the others have had enough meanwhile
+        quiet.append(world.ask("quiet"))
+        flood[0].produced += 100
+        await asyncio.sleep(1)
+        quiet[-1].permit.started(0)
+        world.admission.pump(world.admission._lines[REPLICA])
+    assert [one.going for one in quiet] == [True, False, False, False]
+    end_all(*flood, *quiet)
+
+
+@virtually
+async def test_batch_requests_take_no_spare_seats(world: World) -> None:
+    world.set_up(seats=2, spare=2)
+    flood = [world.ask("flood") for _ in range(2)]
+    night = world.ask("night", priority="batch")
+    assert not night.going
+    end_all(*flood, night)
+
+
+@virtually
 async def test_copies_of_the_model_have_seats_of_their_own(world: World) -> None:
     world.set_up(seats=2, copies=3)
     asked = [world.ask() for _ in range(8)]
@@ -419,7 +457,7 @@ async def test_a_deadline_is_looked_at_again_when_its_turn_comes(world: World) -
     running = world.ask()
     # Ten seconds are needed to read its prompt.
     waiting = world.ask(prompt_tokens=1000, deadline=now + 20)
-    other = world.ask("b")
+    other = world.ask()
     await asyncio.sleep(11)
     running.end()
     assert isinstance(waiting.refused, DeadlineError)

@@ -74,17 +74,19 @@ class Life(RuleBasedStateMachine):
     @initialize(
         seats=st.integers(1, 4),
         margin=st.sampled_from([0.0, 0.5]),
+        spare=st.sampled_from([0, 1, 3]),
         kv_tokens=st.sampled_from([None, 200]),
         max_queued=st.sampled_from([0, 2, 5, 50]),
     )
     @inside
     async def begin(
-        self, seats: int, margin: float, kv_tokens: int | None, max_queued: int
+        self, seats: int, margin: float, spare: int, kv_tokens: int | None, max_queued: int
     ) -> None:
         self.world = World(self.loop)
         self.world.set_up(
             seats=seats,
             margin=margin,
+            spare=spare,
             kv_tokens=kv_tokens,
             max_queued=max_queued,
             max_queued_per_tenant=8,
@@ -92,8 +94,9 @@ class Life(RuleBasedStateMachine):
             max_running_per_tenant=CAP,
             max_requests=40,
         )
-        self.places = seats + -int(-margin * seats // 1)
-        self.engine = Engine(seats)
+        self.places = seats + max(spare, -int(-margin * seats // 1))
+        self.engine = Engine(seats + spare)
+        self.seats = seats
 
     @rule(tenant=TENANTS)
     @inside
@@ -260,7 +263,7 @@ class Life(RuleBasedStateMachine):
     def the_engine_is_never_over_full(self) -> None:
         if hasattr(self, "world"):
             sequences = self.sequences()
-            most = max(self.places, self.engine.seats - 1 + max(sequences, default=0))
+            most = max(self.places, self.seats - 1 + max(sequences, default=0))
             assert sum(sequences) <= most
 
     @invariant()
@@ -273,7 +276,7 @@ class Life(RuleBasedStateMachine):
     def nobody_waits_for_nothing(self) -> None:
         if not hasattr(self, "world") or not self.there:
             return
-        free = sum(self.sequences()) < self.engine.seats
+        free = sum(self.sequences()) < self.seats
         may_fit = self.world.model.usage == 0.0 and self.world.model.info.kv_cache_tokens is None
         if not self.engine.inside or (free and may_fit):
             assert all(self.capped(one) for one in self.waiting)

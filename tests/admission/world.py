@@ -47,7 +47,9 @@ def timers(loop: VirtualLoop) -> list[asyncio.TimerHandle]:
 class Model:
     """The part of a loaded model that admission looks at."""
 
-    def __init__(self, seats: int, kv_tokens: int | None = None, copies: int = 1) -> None:
+    def __init__(
+        self, seats: int, kv_tokens: int | None = None, copies: int = 1, spare: int = 0
+    ) -> None:
         self.usage = 0.0
         self.info = EngineInfo(
             model="m",
@@ -62,6 +64,7 @@ class Model:
             max_num_seqs=seats,
             kv_cache_tokens=kv_tokens,
             copies=copies,
+            spare_seqs=spare,
         )
 
     def stats(self) -> EngineStats:
@@ -131,11 +134,12 @@ class World:
         *,
         kv_tokens: int | None = None,
         copies: int = 1,
+        spare: int = 0,
         margin: float = 0.0,
         **config: object,
     ) -> None:
         settings = AdmissionConfig.model_validate({"margin": margin, **config})
-        self.model = Model(seats, kv_tokens, copies)
+        self.model = Model(seats, kv_tokens, copies, spare)
         self.admission = Admission(settings, self.loop.time)
         self.serve()
 

@@ -99,7 +99,7 @@ def test_reservations_that_do_not_come_back_are_found(monkeypatch: pytest.Monkey
 
 
 def test_an_engine_that_is_given_too_much_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Gate, "verdict", lambda *_args: "open")
+    monkeypatch.setattr(Gate, "verdict", lambda *_args, **_more: "open")
 
     found = violations([random_scenario(seed) for seed in range(20)])
 
@@ -370,7 +370,7 @@ def test_one_seed_can_be_told_step_by_step(capsys: pytest.CaptureFixture[str]) -
 def test_a_seed_that_fails_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Gate, "verdict", lambda *_args: "open")
+    monkeypatch.setattr(Gate, "verdict", lambda *_args, **_more: "open")
 
     code = simulate.main(["--seed", "4"])
 
