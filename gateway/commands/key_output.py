@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
 from gateway.commands import Exit, fail
 from gateway.commands.tables import moment, print_facts
-from gateway.commands.tenancy import ALL, limits_in_words, print_json
+from gateway.commands.tenancy import ALL, every, limits_in_words, print_json
 
 if TYPE_CHECKING:
     from gateway.keys import Tenancy
     from gateway.store.tenancy import KeysWanted, VirtualKey
 
-PAGE = 1000
-
 
 async def all_keys(tenancy: Tenancy, wanted: KeysWanted) -> list[VirtualKey]:
-    from gateway.store.paging import Slice
-
-    found: list[VirtualKey] = []
-    has_more = True
-    while has_more:
-        after = found[-1].id if found else None
-        page, has_more = await tenancy.keys(wanted, Slice(limit=PAGE, after=after))
-        found += page
-    return found
+    return await every(partial(tenancy.keys, wanted))
 
 
 async def find_key(tenancy: Tenancy, name: str) -> VirtualKey:

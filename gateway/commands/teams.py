@@ -18,6 +18,7 @@ from gateway.commands.tenancy import (
     WeightOption,
     actor,
     administer,
+    every,
     find_team,
     limits_in_words,
     print_json,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from gateway.keys import Tenancy
     from gateway.store.tenancy import Team
 
-PAGE = 1000
 
 teams = typer.Typer(
     name="teams",
@@ -200,15 +200,7 @@ def _fields(limits: LimitOptions, weight: float | None, name: str | None) -> dic
 
 
 async def _all(tenancy: Tenancy) -> list[Team]:
-    from gateway.store.paging import Slice
-
-    found: list[Team] = []
-    has_more = True
-    while has_more:
-        after = found[-1].id if found else None
-        page, has_more = await tenancy.teams(Slice(limit=PAGE, after=after))
-        found += page
-    return found
+    return await every(tenancy.teams)
 
 
 def _tell(team: Team, as_json: bool, *more: tuple[str, str]) -> None:

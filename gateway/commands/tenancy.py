@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -20,12 +20,24 @@ if TYPE_CHECKING:
     from gateway.config import GatewayConfig
     from gateway.keys import Tenancy
     from gateway.protocol.parse import Wire
+    from gateway.store.paging import Slice
     from gateway.store.tenancy import Team
     from gateway.tenants import Limits
 
 T = TypeVar("T")
 
+
+class Named(Protocol):
+    """What lists are made of."""
+
+    @property
+    def id(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
 ALL = "all"
+PAGE = 1000
 
 RpmOption = Annotated[
     str | None,
@@ -51,6 +63,19 @@ BudgetOption = Annotated[
         "calendar. Repeatable; [b]none[/b]: no budget.",
     ),
 ]
+
+
+async def every(read: Callable[[Slice], Awaitable[tuple[list[N], bool]]]) -> list[N]:
+    """All of a list that is read in parts."""
+    from gateway.store.paging import Slice
+
+    found: list[N] = []
+    has_more = True
+    while has_more:
+        after = found[-1].id if found else None
+        page, has_more = await read(Slice(limit=PAGE, after=after))
+        found += page
+    return found
 
 
 def _finite(number: float | None) -> float | None:
