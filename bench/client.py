@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import aiohttp
 
+from bench.load.answer import UnreadableAnswerError, decode
 from bench.sse import StreamScan
 
 Endpoint = Literal["chat", "completions"]
@@ -54,12 +55,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The exact token counts that `usage` has to state, and how long an answer may take."""
+    """The exact token counts that `usage` has to state, and how long an answer may take.
 
-    prompt_tokens: int
+    `prompt_tokens` None believes what it states. `keep_text`: the text of the answer is wanted.
+    """
+
+    prompt_tokens: int | None
     completion_tokens: int
     stream: bool
     timeout_s: float
+    keep_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Sample:
     """A request that succeeded. Times in seconds from just before it was sent.
 
     Without streaming there is no `ttft_s`. `gaps_s` are the times between chunks that carry text;
-    a chunk may carry several tokens.
+    a chunk may carry several tokens. `text` is kept only where it was asked for.
     """
 
     prompt_tokens: int
@@ -77,6 +82,7 @@ class Sample:
     e2el_s: float
     gaps_s: tuple[float, ...] = ()
     content_chunks: int = 0
+    text: str = field(default="", repr=False)
 
     @property
     def tpot_s(self) -> float | None:
@@ -177,9 +183,11 @@ async def _read_stream(
         raise RefusedAnswerError(
             FailureKind.NOT_A_COMPLETION, f"expected an event stream, got {response.content_type}"
         )
-    scan = StreamScan()
+    scan, kept = StreamScan(), list[bytes]()
     async for received in response.content.iter_any():
         scan.feed(received, perf_counter())
+        if expected.keep_text:
+            kept.append(received)
     end = perf_counter()
     if scan.error is not None:
         raise RefusedAnswerError(FailureKind.ERROR_EVENT, scan.error)
@@ -197,6 +205,7 @@ async def _read_stream(
         e2el_s=end - start,
         gaps_s=tuple(later - earlier for earlier, later in pairwise(times)),
         content_chunks=len(times),
+        text=_text(b"".join(kept)) if expected.keep_text else "",
     )
 
 
@@ -211,7 +220,16 @@ def _read_object(payload: bytes, start: float, expected: Expected) -> Sample:
             FailureKind.NOT_A_COMPLETION, payload[:_DETAIL_CHARS].decode(errors="replace")
         )
     prompt, completion, cached = _checked_usage(answer.get("usage"), expected)
-    return Sample(prompt, completion, cached, ttft_s=None, e2el_s=end - start)
+    text = _text(payload) if expected.keep_text else ""
+    return Sample(prompt, completion, cached, ttft_s=None, e2el_s=end - start, text=text)
+
+
+def _text(payload: bytes) -> str:
+    """The first choice of an answer, or of the events of one."""
+    try:
+        return next(iter(decode(payload).texts), "")
+    except UnreadableAnswerError as error:
+        raise RefusedAnswerError(FailureKind.NOT_A_COMPLETION, str(error)) from error
 
 
 def _checked_usage(usage: Any, expected: Expected) -> tuple[int, int, int | None]:
@@ -219,10 +237,10 @@ def _checked_usage(usage: Any, expected: Expected) -> tuple[int, int, int | None
     if not isinstance(usage, dict):
         raise RefusedAnswerError(FailureKind.MISSING_USAGE, "the answer states no usage")
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if prompt != expected.prompt_tokens:
+    if not isinstance(prompt, int) or expected.prompt_tokens not in (None, prompt):
         raise RefusedAnswerError(
             FailureKind.WRONG_PROMPT_TOKENS,
-            f"usage says {prompt} prompt tokens, expected {expected.prompt_tokens}",
+            f"usage says {prompt} prompt tokens, expected {expected.prompt_tokens or 'a number'}",
         )
     if completion != expected.completion_tokens:
         raise RefusedAnswerError(

@@ -147,7 +147,8 @@ class FakeServer:
         if fault == "not_sse":
             return web.json_response({"hello": "world"})
         if not body.get("stream"):
-            answer: dict[str, Any] = {"choices": [{"index": 0}]}
+            message = {"role": "assistant", "content": " word" * body["max_tokens"]}
+            answer: dict[str, Any] = {"choices": [{"index": 0, "message": message}]}
             return web.json_response(answer | ({} if fault == "no_usage" else {"usage": usage}))
         return await self._stream(request, body, usage, fault)
 

@@ -36,7 +36,8 @@ class LiveProgress:
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._start, self._tokens, self._failed = perf_counter(), 0, 0
-        self._task = self._progress.add_task(f"{self._label}{phase}", total=total, running="")
+        description = f"{self._label}{phase}"
+        self._task = self._progress.add_task(description, total=total or None, running="")
 
     def outcome(self, outcome: Outcome) -> None:
         if isinstance(outcome, Failure):

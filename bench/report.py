@@ -1,26 +1,26 @@
-"""A measurement as JSON and as a table."""
+"""A measurement as JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from bench.client import Failure, Outcome, Sample
-from bench.measure import Measurement
+from bench.loop import Sent
+from bench.measure import Measurement, Settings
+from bench.printing import print_report
 from bench.stats import summarize
 
-SCHEMA_VERSION = 1
+__all__ = ["SCHEMA_VERSION", "any_failed", "print_report", "to_record", "write_json"]
+
+SCHEMA_VERSION = 2
 _BUSY_CLIENT = 0.8
-_LATENCIES = ("ttft", "tpot", "itl", "e2el")
-_COLUMNS = ("mean", "p50", "p90", "p95", "p99", "max")
+_LATE_MS = 10.0
 
 
 def to_record(found: Measurement, client: dict[str, Any]) -> dict[str, Any]:
@@ -30,42 +30,43 @@ def to_record(found: Measurement, client: dict[str, Any]) -> dict[str, Any]:
     all. Latencies in milliseconds, null where there are none.
     """
     run = found.measured
-    samples = [outcome for outcome in run.outcomes if isinstance(outcome, Sample)]
+    samples = _samples(run.sent)
     tokens = _tokens(samples)
     chunks = sum(sample.content_chunks for sample in samples)
-    cpu_per_token = 1e6 * found.client_cpu_s / tokens["output"] if tokens["output"] else None
     return {
         "schema": "bench.throughput",
         "schema_version": SCHEMA_VERSION,
         "started_at": found.started_at.isoformat(timespec="milliseconds"),
         "duration_s": run.duration_s,
         "interrupted": found.interrupted,
-        "settings": asdict(found.settings),
-        "prompts": {"layout": found.layout, "counted_by": found.counted_by},
-        "server": {**asdict(found.server), "max_model_len": found.server.max_model_len},
-        "client": {
-            **client,
-            "cpu_s": found.client_cpu_s,
-            "cpu_share_of_one_core": _per(found.client_cpu_s, run.duration_s),
-            "cpu_us_per_output_token": cpu_per_token,
+        "settings": _settings(found.settings),
+        "prompts": {
+            "layout": found.workload.layout,
+            "counted_by": found.workload.counted_by,
+            "notes": list(found.workload.notes),
         },
+        "server": {**asdict(found.server), "max_model_len": found.server.max_model_len},
+        "client": {**client, **_client(found, tokens["output"])},
         "requests": {
             "succeeded": len(samples),
-            "failed": len(run.outcomes) - len(samples),
+            "failed": len(run.sent) - len(samples),
             "abandoned": run.abandoned,
             "in_flight_mean": _per(run.busy_s, run.duration_s),
             "in_flight_peak": run.peak,
-            "warmup_succeeded": sum(isinstance(o, Sample) for o in found.warmup.outcomes),
-            "warmup_failed": sum(isinstance(o, Failure) for o in found.warmup.outcomes),
+            "warmup_succeeded": len(_samples(found.warmup.sent)),
+            "warmup_failed": len(found.warmup.sent) - len(_samples(found.warmup.sent)),
         },
-        "tokens": {**tokens, "per_chunk": tokens["output"] / chunks if chunks else None},
-        "throughput": {
-            "total_tokens_per_s": _per(tokens["input"] + tokens["output"], run.duration_s),
-            "output_tokens_per_s": _per(tokens["output"], run.duration_s),
-            "input_tokens_per_s": _per(tokens["input"], run.duration_s),
-            "requests_per_s": _per(len(samples), run.duration_s),
+        "tokens": {
+            **tokens,
+            "per_chunk": tokens["output"] / chunks if chunks else None,
+            "input_per_request": _summary(sample.prompt_tokens for sample in samples),
+            "output_per_request": _summary(sample.completion_tokens for sample in samples),
         },
+        "throughput": _throughput(samples, run.duration_s),
         "latency_ms": _latencies(samples),
+        "open_loop": _open_loop(found) if found.settings.open_loop else None,
+        "goodput": _goodput(found) if found.settings.slo.given else None,
+        "servers": _by_server(found) if len(found.targets) > 1 else [],
         "failures": _failures([*found.warmup.outcomes, *run.outcomes]),
     }
 
@@ -82,35 +83,40 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def print_report(record: dict[str, Any], console: Console) -> None:
-    """The table people read."""
-    server, settings, requests = record["server"], record["settings"], record["requests"]
-    mode = "streamed" if settings["stream"] else "not streamed"
-    version = " ".join(str(part) for part in (server["header"], server["version"]) if part)
-    console.print(f"[bold]{server['model']}[/] at {server['base_url']} ({version or 'no version'})")
-    console.print(
-        f"{settings['endpoint']}, {mode}, {settings['input_tokens']} in / "
-        f"{settings['output_tokens']} out, concurrency {settings['concurrency']} "
-        f"(in flight: mean {requests['in_flight_mean']:.1f}, peak {requests['in_flight_peak']}), "
-        f"seed {settings['seed']}"
-    )
-    warmup = requests["warmup_succeeded"] + requests["warmup_failed"]
-    console.print(
-        f"{requests['succeeded']} of {settings['requests']} requests in "
-        f"{record['duration_s']:.2f} s, after {warmup} of warm-up"
-        + (" [yellow](interrupted)[/]" if record["interrupted"] else "")
-    )
-    console.print(_throughput_table(record))
-    console.print(_latency_table(record))
-    for line in _remarks(record):
-        console.print(line)
-    if record["failures"]:
-        console.print(_failure_table(record))
-    else:
-        console.print("[green]0 failures[/]")
+def _settings(settings: Settings) -> dict[str, Any]:
+    """Lengths that are drawn, and the dataset's path, as they are given."""
+    dataset = settings.dataset
+    return {
+        **asdict(settings),
+        "input_tokens": _length(settings.input_tokens),
+        "output_tokens": _length(settings.output_tokens),
+        "dataset": {**asdict(dataset), "path": None if dataset.path is None else str(dataset.path)},
+    }
 
 
-def _tokens(samples: list[Sample]) -> dict[str, Any]:
+def _length(tokens: object) -> int | str:
+    return tokens if isinstance(tokens, int) else str(tokens)
+
+
+def _client(found: Measurement, output_tokens: int) -> dict[str, Any]:
+    share = _per(found.client_cpu_s, found.measured.duration_s)
+    lag = _summary(1000 * late for late in found.loop_lag_s)
+    return {
+        "cpu_s": found.client_cpu_s,
+        "cpu_share_of_one_core": share,
+        "cpu_us_per_output_token": (
+            1e6 * found.client_cpu_s / output_tokens if output_tokens else None
+        ),
+        "loop_lag_ms": lag,
+        "may_be_bottleneck": share > _BUSY_CLIENT or bool(lag and lag["p99"] > _LATE_MS),
+    }
+
+
+def _samples(sent: Iterable[Sent]) -> list[Sample]:
+    return [one.outcome for one in sent if isinstance(one.outcome, Sample)]
+
+
+def _tokens(samples: Sequence[Sample]) -> dict[str, Any]:
     cached = [sample.cached_tokens for sample in samples if sample.cached_tokens is not None]
     return {
         "input": sum(sample.prompt_tokens for sample in samples),
@@ -119,18 +125,78 @@ def _tokens(samples: list[Sample]) -> dict[str, Any]:
     }
 
 
-def _latencies(samples: list[Sample]) -> dict[str, Any]:
+def _throughput(samples: Sequence[Sample], duration_s: float) -> dict[str, float]:
+    tokens = _tokens(samples)
+    return {
+        "total_tokens_per_s": _per(tokens["input"] + tokens["output"], duration_s),
+        "output_tokens_per_s": _per(tokens["output"], duration_s),
+        "input_tokens_per_s": _per(tokens["input"], duration_s),
+        "requests_per_s": _per(len(samples), duration_s),
+    }
+
+
+def _latencies(samples: Sequence[Sample]) -> dict[str, Any]:
     seconds: dict[str, Iterable[float | None]] = {
         "ttft": (sample.ttft_s for sample in samples),
         "tpot": (sample.tpot_s for sample in samples),
         "itl": (gap for sample in samples for gap in sample.gaps_s),
         "e2el": (sample.e2el_s for sample in samples),
     }
-    found: dict[str, Any] = {}
-    for name, values in seconds.items():
-        summary = summarize(value * 1000 for value in values if value is not None)
-        found[name] = asdict(summary) if summary else None
-    return found
+    return {name: _milliseconds(values) for name, values in seconds.items()}
+
+
+def _open_loop(found: Measurement) -> dict[str, Any]:
+    """Latencies here run from when a request was due: its user waited from then on."""
+    run = found.measured
+    answered = [(one.outcome, one.late_s) for one in run.sent if isinstance(one.outcome, Sample)]
+    return {
+        "sent_late_ms": _milliseconds(one.late_s for one in run.sent),
+        "held_by_limit": run.held,
+        "never_sent": run.unsent,
+        "latency_from_due_ms": {
+            "ttft": _milliseconds(
+                None if sample.ttft_s is None else sample.ttft_s + late for sample, late in answered
+            ),
+            "e2el": _milliseconds(sample.e2el_s + late for sample, late in answered),
+        },
+    }
+
+
+def _goodput(found: Measurement) -> dict[str, Any]:
+    run, slo = found.measured, found.settings.slo
+    good = [
+        one.outcome
+        for one in run.sent
+        if isinstance(one.outcome, Sample) and slo.met_by(one.outcome, one.late_s)
+    ]
+    # Failed requests, and those that were due and never sent, met nothing.
+    wanted = len(run.sent) + run.unsent
+    rates = _throughput(good, run.duration_s)
+    return {
+        "met": len(good),
+        "share": len(good) / wanted if wanted else None,
+        "requests_per_s": rates["requests_per_s"],
+        "output_tokens_per_s": rates["output_tokens_per_s"],
+        "total_tokens_per_s": rates["total_tokens_per_s"],
+    }
+
+
+def _by_server(found: Measurement) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    run, count = found.measured, len(found.targets)
+    for place, target in enumerate(found.targets):
+        sent = [one for one in run.sent if one.number % count == place]
+        samples = _samples(sent)
+        parts.append(
+            {
+                "base_url": target.base_url,
+                "model": target.model,
+                "requests": {"succeeded": len(samples), "failed": len(sent) - len(samples)},
+                "throughput": _throughput(samples, run.duration_s),
+                "latency_ms": _latencies(samples),
+            }
+        )
+    return parts
 
 
 def _failures(outcomes: Iterable[Outcome]) -> dict[str, Any]:
@@ -142,58 +208,14 @@ def _failures(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     }
 
 
+def _milliseconds(seconds: Iterable[float | None]) -> dict[str, Any] | None:
+    return _summary(1000 * value for value in seconds if value is not None)
+
+
+def _summary(values: Iterable[float]) -> dict[str, Any] | None:
+    summary = summarize(values)
+    return asdict(summary) if summary else None
+
+
 def _per(amount: float, seconds: float) -> float:
     return amount / seconds if seconds > 0 else 0.0
-
-
-def _throughput_table(record: dict[str, Any]) -> Table:
-    table = Table(title="Throughput", title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    rates = record["throughput"]
-    table.add_row("total tokens/s (in + out)", f"[bold]{rates['total_tokens_per_s']:,.1f}[/]")
-    table.add_row("output tokens/s", f"{rates['output_tokens_per_s']:,.1f}")
-    table.add_row("input tokens/s", f"{rates['input_tokens_per_s']:,.1f}")
-    table.add_row("requests/s", f"{rates['requests_per_s']:,.3f}")
-    return table
-
-
-def _latency_table(record: dict[str, Any]) -> Table:
-    table = Table(title="Latency, ms", title_justify="left")
-    table.add_column()
-    for column in _COLUMNS:
-        table.add_column(column, justify="right")
-    for name in _LATENCIES:
-        summary = record["latency_ms"][name]
-        cells = [f"{summary[column]:,.1f}" if summary else "-" for column in _COLUMNS]
-        table.add_row(name.upper(), *cells)
-    return table
-
-
-def _failure_table(record: dict[str, Any]) -> Table:
-    table = Table(title="[red]Failures[/], warm-up included", title_justify="left")
-    table.add_column("kind")
-    table.add_column("count", justify="right")
-    table.add_column("the first one")
-    for kind, seen in record["failures"].items():
-        # Text from a server is shown as it is, not read as markup.
-        table.add_row(kind, str(seen["count"]), seen["example"].replace("[", r"\["))
-    return table
-
-
-def _remarks(record: dict[str, Any]) -> list[str]:
-    remarks = []
-    per_chunk, cached = record["tokens"]["per_chunk"], record["tokens"]["input_cached"]
-    if per_chunk is not None and per_chunk > 1.05:
-        remarks.append(
-            f"{per_chunk:.2f} tokens per chunk: ITL is the time between chunks, not tokens."
-        )
-    if cached:
-        share = cached / record["tokens"]["input"]
-        remarks.append(f"{share:.1%} of the input tokens came from the server's prefix cache.")
-    share = record["client"]["cpu_share_of_one_core"]
-    if share > _BUSY_CLIENT:
-        remarks.append(
-            f"[yellow]This client used {share:.0%} of a core: it may be the bottleneck.[/]"
-        )
-    return remarks

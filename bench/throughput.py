@@ -23,26 +23,31 @@ from bench.cli import (
     settings_from,
 )
 from bench.client import Target, new_session
+from bench.datasets import prepare
 from bench.errors import BenchError
 from bench.facts import client_facts, read_server
 from bench.measure import Measurement, Settings, check_fits, measure
 from bench.progress import LiveProgress, live_progress
 from bench.report import any_failed, print_report, to_record, write_json
-from bench.server import free_port, running_server
-from bench.workload import build_workload
+from bench.server import ChildServer, free_port, running_server
+from bench.utilization import sampled
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 
 _DESCRIPTION = """\
 Measure the token throughput and the latencies of an OpenAI-compatible server.
 
-A closed loop: --concurrency requests are in flight at any time, each answer makes room for the
-next request. Every request has exactly --input-tokens prompt tokens, counted with the server's own
-tokenizer, and exactly --output-tokens completion tokens (ignore_eos). Prompts are random, and
-differ from their first words on. Tokens are counted from the `usage` the server states.
+A closed loop unless there is a --rate: --concurrency requests are in flight at any time, each
+answer makes room for the next. With --rate requests are sent when they are due, answered or not,
+as those of many users are; what a client that waits hides, a queue that grows, shows then. Every
+request has exactly the prompt tokens asked for, counted with the server's own tokenizer, and
+exactly the completion tokens (ignore_eos). Tokens are counted from the `usage` the server states.
 
   TTFT   request sent to first text        ITL   between two chunks that carry text
   TPOT   (E2EL - TTFT) / (output - 1)      E2EL  request sent to end of the answer
+
+With --rate TTFT and E2EL are also given from when the request was due. docs/throughput.md says
+what each figure means.
 """
 
 _EXAMPLES = f"""\
@@ -60,6 +65,26 @@ examples:
   # time to first token of single requests
   python -m bench.throughput --concurrency 1 --requests 50 --output-tokens 2
 
+  # 2.5 requests a second for two minutes; which share is answered in time?
+  python -m bench.throughput --rate 2.5 --duration 120 --slo ttft=500 --slo tpot=80
+
+  # bursts; a rate that grows; lengths that differ
+  python -m bench.throughput --rate 2 --arrivals burst --burstiness 0.1
+  python -m bench.throughput --rate 1 --arrivals ramp --rate-end 10 --duration 60
+  python -m bench.throughput --input-tokens 64:256 --output-tokens normal:128:32
+
+  # what the prefix cache is worth; conversations; recorded ones
+  python -m bench.throughput --dataset shared-prefix --input-tokens 1024 --prefix-tokens 896
+  python -m bench.throughput --dataset multi-turn --turns 5 --input-tokens 64 --output-tokens 64
+  python -m bench.throughput --dataset sharegpt --dataset-path conversations.jsonl
+
+  # yesterday's traffic at twice its speed
+  gateway usage --rows --since 24h > rows.jsonl
+  python -m bench.throughput --dataset replay --dataset-path rows.jsonl --replay-speed 2
+
+  # two servers in turn
+  python -m bench.throughput --base-url http://10.0.0.1:8000/v1 --base-url http://10.0.0.2:8000/v1
+
 {EXIT_CODES}"""
 
 
@@ -74,7 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     server = parser.add_argument_group("server")
     where = server.add_mutually_exclusive_group()
     where.add_argument(
-        "--base-url", default=DEFAULT_URL, metavar="URL", help=f"default: {DEFAULT_URL}"
+        "--base-url",
+        action="append",
+        metavar="URL",
+        help=f"repeatable: requests go to each in turn (default: {DEFAULT_URL})",
     )
     where.add_argument(
         "--serve",
@@ -102,15 +130,22 @@ async def _throughput(args: argparse.Namespace) -> Exit:
         raise BenchError(f"--json {args.json}: there is no directory {args.json.absolute().parent}")
     console = Console(stderr=True, quiet=args.quiet)
     async with AsyncExitStack() as stack:
-        base_url = args.base_url.rstrip("/")
+        base_urls = [url.rstrip("/") for url in args.base_url or [DEFAULT_URL]]
+        servers: list[ChildServer | str] = [*base_urls]
         if args.serve is not None:
-            base_url = await _started(stack, args, console)
-        found = await _measured(base_url, settings, args, console)
+            child = await _started(stack, args, console)
+            base_urls, servers = [child.base_url], [child]
+        async with sampled(servers) as sampling:
+            found = await _measured(base_urls, settings, args, console)
     record = to_record(found, client_facts(event_loop_name()))
+    begun = found.started_at.timestamp()
+    record["server"]["utilization"] = sampling.summary(begun, begun + record["duration_s"])
     return _published(record, args)
 
 
-async def _started(stack: AsyncExitStack, args: argparse.Namespace, console: Console) -> str:
+async def _started(
+    stack: AsyncExitStack, args: argparse.Namespace, console: Console
+) -> ChildServer:
     port = free_port()
     command = [sys.executable, "-m", "gateway", "serve", "--config", args.serve]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -124,27 +159,30 @@ async def _started(stack: AsyncExitStack, args: argparse.Namespace, console: Con
             )
         )
     console.print(f"the server was ready after {server.ready_after_s:.1f} s")
-    return server.base_url
+    return server
 
 
 async def _measured(
-    base_url: str, settings: Settings, args: argparse.Namespace, console: Console
+    base_urls: Sequence[str], settings: Settings, args: argparse.Namespace, console: Console
 ) -> Measurement:
     async with new_session() as session:
-        server = await read_server(session, base_url, api_key=args.api_key, model=args.model)
-        check_fits(settings, server)
-        target = Target(base_url, settings.endpoint, server.model, args.api_key)
+        servers = [
+            await read_server(session, url, api_key=args.api_key, model=args.model)
+            for url in base_urls
+        ]
+        for server in servers:
+            check_fits(settings, server)
+        target, *others = (
+            Target(server.base_url, settings.endpoint, server.model, args.api_key)
+            for server in servers
+        )
         with console.status("writing prompts with the server's tokenizer"):
-            workload = await build_workload(
-                session,
-                target,
-                input_tokens=settings.input_tokens,
-                count=settings.warmup + settings.requests,
-                seed=settings.seed,
-            )
+            workload = await prepare(session, target, settings, servers[0])
         with live_progress(console) as bar:
             progress = LiveProgress(bar)
-            return await measure(session, target, settings, server, workload, progress)
+            return await measure(
+                session, target, settings, servers[0], workload, progress, others=others
+            )
 
 
 def _published(record: dict[str, Any], args: argparse.Namespace) -> Exit:

@@ -1,29 +1,37 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import aiohttp
 import jsonschema  # type: ignore[import-untyped]
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from rich.console import Console
 
 import bench
 from bench.client import Failure, Outcome, Sample, Target
+from bench.datasets import prepare
 from bench.errors import BenchError
 from bench.facts import ServerFacts, client_facts, read_server
 from bench.fake import Script
-from bench.loop import LoopResult, closed_loop
+from bench.lag import loop_lag
+from bench.lengths import Lengths
+from bench.loop import LoopResult, Sent
 from bench.measure import Measurement, Settings, check_fits, measure
-from bench.report import any_failed, to_record
-from bench.workload import build_workload
+from bench.prompt import Workload
+from bench.report import any_failed, print_report, to_record
+from bench.settings import Dataset
+from bench.slo import Slo
 from tests.bench.conftest import StartFake
 
 SCHEMA = json.loads((Path(bench.__file__).parent / "throughput.schema.json").read_text("utf-8"))
+SETTINGS = Settings()
 SERVER = ServerFacts("http://localhost/v1", "m", {"id": "m"}, None, None, None)
 SAMPLE = Sample(128, 128, None, ttft_s=0.5, e2el_s=2.0, gaps_s=(0.5, 1.0), content_chunks=3)
 
@@ -47,33 +55,48 @@ async def run(
 ) -> Measurement:
     server = await read_server(session, url, api_key=None, model=None)
     target = Target(url, settings.endpoint, server.model)
-    workload = await build_workload(
-        session,
-        target,
-        input_tokens=settings.input_tokens,
-        count=settings.warmup + settings.requests,
-        seed=settings.seed,
-    )
+    workload = await prepare(session, target, settings, server)
     return await measure(session, target, settings, server, workload, watcher or Deaf())
 
 
+def sent(outcomes: list[Outcome], late_s: float = 0.0) -> list[Sent]:
+    return [Sent(number, outcome, late_s) for number, outcome in enumerate(outcomes)]
+
+
 def report(
-    outcomes: list[Outcome], *, duration_s: float = 4.0, warmup: list[Outcome] | None = None
+    outcomes: list[Outcome],
+    *,
+    duration_s: float = 4.0,
+    warmup: list[Outcome] | None = None,
+    settings: Settings = SETTINGS,
+    urls: tuple[str, ...] = ("http://localhost/v1",),
+    late_s: float = 0.0,
+    unsent: int = 0,
+    client_cpu_s: float = 0.5,
+    loop_lag_s: tuple[float, ...] = (),
 ) -> dict[str, Any]:
-    measured = LoopResult(outcomes=outcomes, duration_s=duration_s, peak=2, busy_s=6.0)
+    measured = LoopResult(sent(outcomes, late_s), duration_s=duration_s, peak=2, busy_s=6.0)
+    measured.unsent = unsent
     found = Measurement(
-        settings=Settings(),
+        settings=settings,
         server=SERVER,
-        layout="user",
-        counted_by="tokenize",
+        targets=tuple(Target(url, "chat", "m") for url in urls),
+        workload=Workload(lambda _: iter(()), "user", "tokenize"),
         started_at=datetime(2030, 1, 1, tzinfo=UTC),
-        warmup=LoopResult(outcomes=warmup or []),
+        warmup=LoopResult(sent(warmup or [])),
         measured=measured,
-        client_cpu_s=0.5,
+        client_cpu_s=client_cpu_s,
+        loop_lag_s=loop_lag_s,
     )
     record = to_record(found, client_facts("asyncio"))
     jsonschema.validate(record, SCHEMA)
     return record
+
+
+def printed(record: dict[str, Any]) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_report(record, console)
+    return console.export_text()
 
 
 async def test_the_concurrency_is_reached_and_never_exceeded(
@@ -99,81 +122,6 @@ async def test_the_concurrency_is_reached_and_never_exceeded(
     assert [type(outcome) for outcome in found.measured.outcomes] == [Sample] * 24
 
 
-async def test_an_answer_makes_room_for_the_next_request_at_once() -> None:
-    started: list[bytes] = []
-    finish = {name: asyncio.Event() for name in (b"a", b"b", b"c")}
-    begun = asyncio.Condition()
-
-    async def send(body: bytes) -> Outcome:
-        async with begun:
-            started.append(body)
-            begun.notify_all()
-        await finish[body].wait()
-        return SAMPLE
-
-    async def until(count: int) -> None:
-        async with begun:
-            await begun.wait_for(lambda: len(started) == count)
-
-    loop = asyncio.create_task(
-        closed_loop([b"a", b"b", b"c"], concurrency=2, send=send, on_outcome=lambda _: None)
-    )
-    await until(2)
-    assert started == [b"a", b"b"]
-    finish[b"b"].set()
-    await until(3)
-    finish[b"a"].set()
-    finish[b"c"].set()
-    result = await loop
-
-    assert (len(result.outcomes), result.peak, result.interrupted) == (3, 2, False)
-
-
-@given(st.integers(1, 9), st.integers(0, 30))
-def test_every_body_is_sent_once_and_the_bound_holds(concurrency: int, count: int) -> None:
-    sent: list[bytes] = []
-    running = peak = 0
-
-    async def send(body: bytes) -> Outcome:
-        nonlocal running, peak
-        running += 1
-        peak = max(peak, running)
-        sent.append(body)
-        for _ in range(body[0] % 4):
-            await asyncio.sleep(0)
-        running -= 1
-        return SAMPLE
-
-    bodies = [bytes([number]) for number in range(count)]
-    result = asyncio.run(
-        closed_loop(bodies, concurrency=concurrency, send=send, on_outcome=lambda _: None)
-    )
-
-    assert sorted(sent) == bodies
-    assert peak == result.peak <= concurrency
-    assert len(result.outcomes) == count
-
-
-async def test_an_interrupted_loop_keeps_what_had_finished() -> None:
-    stuck = asyncio.Event()
-
-    async def send(body: bytes) -> Outcome:
-        if body == b"slow":
-            stuck.set()
-            await asyncio.Event().wait()
-        return SAMPLE
-
-    loop = asyncio.create_task(
-        closed_loop([b"x", b"x", b"slow"], concurrency=1, send=send, on_outcome=lambda _: None)
-    )
-    await stuck.wait()
-    loop.cancel()
-    result = await loop
-
-    assert result.interrupted
-    assert (len(result.outcomes), result.abandoned) == (2, 1)
-
-
 async def test_warm_up_requests_are_sent_first_and_not_measured(
     start_fake: StartFake, session: aiohttp.ClientSession
 ) -> None:
@@ -188,14 +136,80 @@ async def test_warm_up_requests_are_sent_first_and_not_measured(
     assert len(watcher.outcomes) == len(fake.seen.bodies) == 13
     assert record["requests"]["warmup_failed"] == 5
     assert (record["requests"]["succeeded"], record["requests"]["failed"]) == (8, 0)
-    assert record["tokens"] == {
-        "input": 8 * 128,
-        "output": 8 * 4,
-        "input_cached": None,
-        "per_chunk": 1.0,
-    }
+    tokens = record["tokens"]
+    assert (tokens["input"], tokens["output"]) == (8 * 128, 8 * 4)
+    assert (tokens["input_cached"], tokens["per_chunk"]) == (None, 1.0)
+    assert tokens["input_per_request"]["p99"] == 128
     assert any_failed(record)
     jsonschema.validate(record, SCHEMA)
+
+
+async def test_any_settings_can_be_given_a_rate_or_another_concurrency(
+    start_fake: StartFake, session: aiohttp.ClientSession
+) -> None:
+    _, url = await start_fake(Script())
+    settings = Settings(concurrency=2, requests=6, warmup=2, output_tokens=4)
+
+    for changed in (
+        replace(settings, concurrency=3),
+        replace(settings, rate=200.0),
+        replace(settings, rate=200.0, arrivals="ramp", rate_end=400.0),
+        replace(settings, rate=200.0, duration_s=0.05),
+        replace(settings, duration_s=0.05),
+    ):
+        record = to_record(await run(session, url, changed), client_facts("asyncio"))
+        jsonschema.validate(record, SCHEMA)
+        assert record["requests"]["failed"] == 0
+        assert (record["open_loop"] is None) == (changed.rate is None)
+        if changed.duration_s is None:
+            assert record["requests"]["succeeded"] == 6
+
+
+async def test_an_open_loop_never_has_more_in_flight_than_it_may(
+    start_fake: StartFake, session: aiohttp.ClientSession
+) -> None:
+    fake, url = await start_fake(Script(token_delay_s=0.002))
+    settings = Settings(warmup=0, requests=12, output_tokens=4, rate=5000.0, max_in_flight=3)
+
+    record = to_record(await run(session, url, settings), client_facts("asyncio"))
+
+    assert fake.seen.peak == record["requests"]["in_flight_peak"] == 3
+    assert record["open_loop"]["held_by_limit"] > 0
+    assert record["open_loop"]["sent_late_ms"]["max"] > 0
+
+
+async def test_servers_are_asked_in_turn_and_reported_apart(
+    start_fake: StartFake, session: aiohttp.ClientSession
+) -> None:
+    fake, url = await start_fake(Script())
+    other, other_url = await start_fake(Script(fault=lambda number: "500"))
+    settings = Settings(concurrency=2, requests=10, warmup=0, output_tokens=2)
+    server = await read_server(session, url, api_key=None, model=None)
+    target, second = (Target(base, "chat", server.model) for base in (url, other_url))
+    workload = await prepare(session, target, settings, server)
+
+    found = await measure(session, target, settings, server, workload, Deaf(), others=[second])
+    record = to_record(found, client_facts("asyncio"))
+
+    jsonschema.validate(record, SCHEMA)
+    assert (len(fake.seen.bodies), len(other.seen.bodies)) == (5, 5)
+    assert [part["base_url"] for part in record["servers"]] == [url, other_url]
+    assert record["servers"][0]["requests"] == {"succeeded": 5, "failed": 0}
+    assert record["servers"][1]["requests"] == {"succeeded": 0, "failed": 5}
+    assert record["servers"][1]["latency_ms"]["ttft"] is None
+
+
+async def test_a_workload_of_another_dataset_is_refused(
+    start_fake: StartFake, session: aiohttp.ClientSession
+) -> None:
+    _, url = await start_fake(Script())
+    server = await read_server(session, url, api_key=None, model=None)
+    target = Target(url, "chat", server.model)
+    workload = await prepare(session, target, Settings(), server)
+    turns = replace(Settings(), dataset=Dataset("multi-turn"))
+
+    with pytest.raises(BenchError, match="--dataset multi-turn"):
+        await measure(session, target, turns, server, workload, Deaf())
 
 
 async def test_no_prompt_is_sent_twice(
@@ -252,6 +266,75 @@ def test_failures_are_counted_by_kind_with_the_first_as_example() -> None:
     }
 
 
+def test_goodput_is_of_the_requests_that_meet_every_objective() -> None:
+    slow = replace(SAMPLE, ttft_s=0.9)
+    settings = Settings(slo=Slo(ttft_ms=600, e2el_ms=2500))
+
+    found = report([SAMPLE, slow, SAMPLE, Failure("timeout", "late", 9.0)], settings=settings)
+
+    assert found["goodput"] == {
+        "met": 2,
+        "share": 0.5,
+        "requests_per_s": 2 / 4,
+        "output_tokens_per_s": 2 * 128 / 4,
+        "total_tokens_per_s": 2 * 256 / 4,
+    }
+    assert report([SAMPLE])["goodput"] is None
+
+
+def test_who_was_sent_late_waited_from_when_it_was_due() -> None:
+    settings = Settings(rate=1.0, slo=Slo(ttft_ms=600))
+
+    on_time = report([SAMPLE], settings=settings)
+    late = report([SAMPLE], settings=settings, late_s=0.2, unsent=3)
+
+    assert on_time["goodput"]["share"] == 1.0
+    assert late["goodput"]["share"] == 0.0
+    assert late["latency_ms"]["ttft"]["p50"] == pytest.approx(500)
+    assert late["open_loop"]["latency_from_due_ms"]["ttft"]["p50"] == pytest.approx(700)
+    assert late["open_loop"]["latency_from_due_ms"]["e2el"]["p50"] == pytest.approx(2200)
+    assert late["open_loop"]["sent_late_ms"]["p50"] == pytest.approx(200)
+    assert late["open_loop"]["never_sent"] == 3
+
+
+def test_what_was_never_sent_met_nothing() -> None:
+    settings = Settings(rate=1.0, slo=Slo(ttft_ms=600))
+
+    assert report([SAMPLE], settings=settings, unsent=3)["goodput"]["share"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "lag_s", "expected"), [(0.5, 0.001, False), (3.6, 0.001, True), (0.5, 0.2, True)]
+)
+def test_a_busy_or_late_client_may_be_the_bottleneck(
+    cpu_s: float, lag_s: float, expected: bool
+) -> None:
+    record = report([SAMPLE], client_cpu_s=cpu_s, loop_lag_s=(lag_s,) * 10)
+
+    assert record["client"]["may_be_bottleneck"] is expected
+    assert ("The client may be the bottleneck" in printed(record)) is expected
+
+
+async def test_an_event_loop_that_is_held_up_is_noticed() -> None:
+    with loop_lag() as late:
+        start = perf_counter()
+        while perf_counter() - start < 0.1:
+            pass
+        while not late:
+            await asyncio.sleep(0)
+
+    assert late[0] > 0.05
+
+
+def test_drawn_lengths_are_shown_as_they_were_given() -> None:
+    settings = Settings(input_tokens=Lengths("uniform", 64, 256), output_tokens=8)
+
+    record = report([SAMPLE], settings=settings)
+
+    assert record["settings"]["input_tokens"] == "64:256"
+    assert "64:256 in / 8 out" in printed(record)
+
+
 def test_a_report_of_nothing_is_still_a_report() -> None:
     record = report([], duration_s=0.0)
 
@@ -271,5 +354,9 @@ async def test_the_server_is_asked_what_it_is(
     assert server.header is not None
     with pytest.raises(BenchError, match="don't fit the 255 tokens"):
         check_fits(Settings(), server)
+    with pytest.raises(BenchError, match="4 turns of 32 input and 32 output"):
+        check_fits(
+            Settings(input_tokens=32, output_tokens=32, dataset=Dataset("multi-turn")), server
+        )
     chosen = await read_server(session, url, api_key=None, model="second")
     assert chosen.model == "second"

@@ -128,6 +128,34 @@ async def test_a_whole_answer_has_no_time_to_first_token(
     assert "stream_options" not in fake.seen.bodies[0]
 
 
+async def test_a_prompt_of_unknown_length_is_as_long_as_the_server_says(
+    start_fake: StartFake, session: aiohttp.ClientSession
+) -> None:
+    _, url = await start_fake(Script(fault=lambda number: "no_usage" if number == 2 else None))
+
+    outcome = await ask(session, url, replace(EXPECTED, prompt_tokens=None))
+    silent = await ask(session, url, replace(EXPECTED, prompt_tokens=None))
+
+    assert isinstance(outcome, Sample)
+    assert outcome.prompt_tokens == 8
+    assert isinstance(silent, Failure)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_text_of_an_answer_is_kept_where_it_is_wanted(
+    start_fake: StartFake, session: aiohttp.ClientSession, stream: bool
+) -> None:
+    _, url = await start_fake(Script())
+
+    wanted = await ask(session, url, replace(EXPECTED, stream=stream, keep_text=True))
+    unwanted = await ask(session, url, replace(EXPECTED, stream=stream))
+
+    assert isinstance(wanted, Sample)
+    assert wanted.text == " word" * 10
+    assert isinstance(unwanted, Sample)
+    assert unwanted.text == ""
+
+
 async def test_requests_ask_for_exact_lengths_and_usage(
     start_fake: StartFake, session: aiohttp.ClientSession
 ) -> None:

@@ -11,8 +11,9 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 import bench
-from bench.fake import Script
+from bench.fake import FakeServer, Script
 from bench.server import free_port
+from bench.throughput import main
 from tests.bench.conftest import StartFake
 
 PACKAGE = Path(bench.__file__).parent
@@ -40,6 +41,10 @@ async def command(*arguments: str, **environ: str) -> tuple[int | None, str, str
     child = await started(*arguments, **environ)
     out, err = await child.communicate()
     return child.returncode, out.decode(), err.decode()
+
+
+def lengths(fake: FakeServer) -> list[int]:
+    return [body["max_tokens"] for body in fake.seen.bodies]
 
 
 async def test_a_clean_run_exits_0_with_a_table_and_a_valid_report(
@@ -130,13 +135,33 @@ async def test_a_missing_key_exits_2(start_fake: StartFake) -> None:
         ("--concurrency", "4", "--requests", "3"),
         ("--input-tokens", "many"),
         ("--base-url", "http://a/v1", "--serve", "b.yaml"),
+        ("--input-tokens", "9:5"),
+        ("--rate", "0"),
+        ("--rate", "inf"),
+        ("--requests", "9", "--duration", "5"),
+        ("--arrivals", "burst"),
+        ("--burstiness", "0.5", "--rate", "1"),
+        ("--rate-end", "5", "--rate", "1", "--arrivals", "burst"),
+        ("--arrivals", "ramp", "--rate", "1"),
+        ("--slo", "fast"),
+        ("--slo", "ttft=5", "--no-stream"),
+        ("--dataset", "sharegpt"),
+        ("--dataset", "replay", "--dataset-path", "/nowhere/at/all.jsonl"),
+        ("--dataset", "multi-turn", "--endpoint", "completions"),
+        ("--dataset-path", "x.jsonl"),
+        ("--prefix-tokens", "5"),
+        ("--turns", "3", "--dataset", "shared-prefix"),
         ("--json", "/nowhere/at/all.json"),
         ("--no-such-option",),
     ],
 )
-async def test_wrong_usage_exits_2(wrong: tuple[str, ...]) -> None:
-    code, out, err = await command(*wrong)
+def test_wrong_usage_exits_2(wrong: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: object = main(wrong)
+    except SystemExit as stopped:  # argparse ends the program itself
+        code = stopped.code
 
+    out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert wrong[0] in err
 
@@ -152,6 +177,73 @@ async def test_whole_answers_and_completions_can_be_measured(start_fake: StartFa
     assert "not streamed" in out
     assert {body["stream"] for body in fake.seen.bodies} == {False}
     assert all("prompt" in body for body in fake.seen.bodies)
+
+
+async def test_a_rate_and_objectives_are_reported(start_fake: StartFake, tmp_path: Path) -> None:
+    fake, url = await start_fake(Script())
+    file = tmp_path / "report.json"
+
+    code, out, err = await command(
+        "--base-url", url, "--rate", "100", "--arrivals", "burst", "--requests", "20",
+        "--warmup", "0", "--output-tokens", "2:6", "--slo", "e2el=60000", "--slo", "ttft=60000",
+        "--json", str(file),
+    )  # fmt: skip
+
+    assert code == 0, err
+    assert "100 requests/s, burst" in out
+    assert "E2EL from due" in out
+    assert "100.0% met TTFT ≤ 60000 ms, E2EL ≤ 60000 ms" in out
+    report = json.loads(file.read_text("utf-8"))
+    jsonschema.validate(report, json.loads((PACKAGE / "throughput.schema.json").read_text("utf-8")))
+    assert report["goodput"]["met"] == 20
+    assert report["open_loop"]["sent_late_ms"]["count"] == 20
+    assert report["settings"]["output_tokens"] == "2:6"
+    assert set(lengths(fake)) <= {2, 3, 4, 5, 6}
+    assert len(set(lengths(fake))) > 1
+
+
+async def test_a_duration_says_what_counted(start_fake: StartFake) -> None:
+    fake, url = await start_fake(Script())
+
+    code, out, err = await command(
+        "--base-url", url, "--concurrency", "2", "--warmup", "0", "--output-tokens", "2",
+        "--duration", "0.2",
+    )  # fmt: skip
+
+    assert code == 0, err
+    count = len(fake.seen.bodies)
+    assert f"{count} of {count} requests begun within 0.2 s" in out
+
+
+async def test_several_servers_take_turns(start_fake: StartFake) -> None:
+    one, url = await start_fake(Script())
+    other, other_url = await start_fake(Script())
+
+    code, out, err = await command("--base-url", url, "--base-url", other_url, *SMALL)
+
+    assert code == 0, err
+    assert (len(one.seen.bodies), len(other.seen.bodies)) == (4, 4)
+    assert f"{url}, then {other_url}" in out
+    assert "Each server" in out
+
+
+async def test_what_the_ledger_exports_can_be_replayed(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    fake, url = await start_fake(Script())
+    row = {"endpoint": "/v1/chat/completions", "outcome": "completed", "prompt_tokens": 40}
+    rows = [{**row, "at": 1e9 + n / 100, "completion_tokens": 3 + n} for n in range(5)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+
+    code, out, err = await command(
+        "--base-url", url, "--dataset", "replay", "--dataset-path", str(file), "--warmup", "0"
+    )
+
+    assert code == 0, err
+    assert "5 of 5 requests" in out
+    assert "replayed at 1 times the speed" in out
+    assert sorted(lengths(fake)) == [3, 4, 5, 6, 7]
 
 
 async def test_ctrl_c_prints_what_was_measured_and_exits_130(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from bench.client import Endpoint, Target
 from bench.errors import BenchError
 from bench.fake import MODEL, FakeServer, Script
+from bench.lengths import Lengths
+from bench.prompt import Prompt
 from bench.workload import Vocabulary, Workload, build_workload, write_drafts
 from tests.bench.conftest import StartFake
 
@@ -21,12 +24,16 @@ async def build(
     url: str,
     *,
     endpoint: Endpoint = "chat",
-    tokens: int = 128,
+    tokens: int | Lengths = 128,
     count: int = 20,
     seed: int = 0,
 ) -> Workload:
     target = Target(url, endpoint, MODEL)
     return await build_workload(session, target, input_tokens=tokens, count=count, seed=seed)
+
+
+def first(workload: Workload, count: int = 20) -> list[Prompt]:
+    return list(islice(workload.begin(0), count))
 
 
 @pytest.mark.parametrize("tokenizer", [True, False])
@@ -43,8 +50,9 @@ async def test_every_prompt_has_exactly_the_tokens_asked_for(
 
     workload = await build(session, url, endpoint=endpoint, tokens=tokens)
 
-    prompts = [draft.fields(workload.layout) for draft in workload.drafts]
-    assert [fake.count(prompt) for prompt in prompts] == [tokens] * 20
+    prompts = first(workload)
+    assert [fake.count(prompt.fields) for prompt in prompts] == [tokens] * 20
+    assert {prompt.prompt_tokens for prompt in prompts} == {tokens}
     assert workload.counted_by == ("tokenize" if tokenizer else "usage")
 
 
@@ -56,7 +64,7 @@ async def test_prompts_counted_by_usage_have_not_been_seen_by_the_server(
     workload = await build(session, url)
 
     seen = [body["messages"] for body in fake.seen.bodies]
-    assert all(draft.fields(workload.layout)["messages"] not in seen for draft in workload.drafts)
+    assert all(prompt.fields["messages"] not in seen for prompt in first(workload))
     assert len(seen) < 40
 
 
@@ -77,12 +85,9 @@ async def test_prompts_differ_from_their_first_words_on(
 
     workload = await build(session, url, count=100)
 
-    openings = {
-        draft.fields(workload.layout)["messages"][0]["content"] for draft in workload.drafts
-    }
-    assert len(openings) == 100
-    roles = [message["role"] for message in workload.drafts[0].fields(workload.layout)["messages"]]
-    assert roles == ["system", "user"]
+    prompts = first(workload, 100)
+    assert len({prompt.fields["messages"][0]["content"] for prompt in prompts}) == 100
+    assert [message["role"] for message in prompts[0].fields["messages"]] == ["system", "user"]
 
 
 async def test_a_template_without_system_messages_gets_none(
@@ -92,7 +97,7 @@ async def test_a_template_without_system_messages_gets_none(
 
     workload = await build(session, url)
 
-    prompts = [draft.fields(workload.layout) for draft in workload.drafts]
+    prompts = [prompt.fields for prompt in first(workload)]
     assert {fake.count(prompt) for prompt in prompts} == {128}
     assert all([message["role"] for message in p["messages"]] == ["user"] for p in prompts)
 
@@ -102,11 +107,11 @@ async def test_the_seed_decides_the_prompts(
 ) -> None:
     _, url = await start_fake(Script())
 
-    first, again = await build(session, url, seed=1), await build(session, url, seed=1)
+    one, again = await build(session, url, seed=1), await build(session, url, seed=1)
     other = await build(session, url, seed=2)
 
-    assert first == again
-    assert not set(first.drafts) & set(other.drafts)
+    assert first(one, 50) == first(again, 50) == first(one, 50)
+    assert not any(prompt in first(one, 50) for prompt in first(other, 50))
 
 
 async def test_words_that_merge_with_their_neighbours_are_made_up_for(
@@ -123,7 +128,34 @@ async def test_words_that_merge_with_their_neighbours_are_made_up_for(
 
     workload = await build(session, url, count=60)
 
-    assert {fake.count(draft.fields(workload.layout)) for draft in workload.drafts} == {128}
+    written, unseen = first(workload, 60), first(workload, 80)[60:]
+    assert {fake.count(prompt.fields) for prompt in written} == {128}
+    assert {prompt.prompt_tokens for prompt in unseen} == {None}
+
+
+async def test_prompts_never_end_and_none_comes_twice(
+    start_fake: StartFake, session: aiohttp.ClientSession
+) -> None:
+    fake, url = await start_fake(Script())
+
+    prompts = first(await build(session, url, count=5), 200)
+
+    assert {fake.count(prompt.fields) for prompt in prompts} == {128}
+    assert len({json.dumps(prompt.fields) for prompt in prompts}) == 200
+    assert {prompt.prompt_tokens for prompt in prompts} == {128}
+
+
+async def test_lengths_that_are_drawn_are_exact_too(
+    start_fake: StartFake, session: aiohttp.ClientSession
+) -> None:
+    fake, url = await start_fake(Script())
+
+    prompts = first(await build(session, url, tokens=Lengths("uniform", 40, 60)), 50)
+
+    assert [fake.count(prompt.fields) for prompt in prompts] == [p.prompt_tokens for p in prompts]
+    assert len({prompt.prompt_tokens for prompt in prompts}) > 10
+    with pytest.raises(BenchError, match="at least 17 are needed"):
+        await build(session, url, tokens=Lengths("uniform", 16, 60))
 
 
 async def test_too_few_tokens_for_the_template_say_how_many_are_needed(
@@ -133,7 +165,7 @@ async def test_too_few_tokens_for_the_template_say_how_many_are_needed(
 
     with pytest.raises(BenchError, match="at least 17 are needed"):
         await build(session, url, tokens=16)
-    assert len((await build(session, url, tokens=17)).drafts) == 20
+    assert len(first(await build(session, url, tokens=17))) == 20
 
 
 @pytest.mark.parametrize("tokenizer", [True, False])
@@ -144,7 +176,7 @@ async def test_a_tokenizer_of_bytes_gets_letters(
 
     workload = await build(session, url)
 
-    assert {fake.count(draft.fields(workload.layout)) for draft in workload.drafts} == {128}
+    assert {fake.count(prompt.fields) for prompt in first(workload)} == {128}
     assert len(fake.seen.bodies) < 100
 
 

@@ -1,0 +1,23 @@
+"""Random prompts, no two of which begin alike."""
+
+from __future__ import annotations
+
+import aiohttp
+
+from bench.client import Target
+from bench.facts import ServerFacts
+from bench.prompt import Workload
+from bench.settings import Settings
+from bench.workload import build_workload
+
+
+async def prepare(
+    session: aiohttp.ClientSession, target: Target, settings: Settings, _server: ServerFacts
+) -> Workload:
+    return await build_workload(
+        session,
+        target,
+        input_tokens=settings.input_tokens,
+        count=settings.warmup + settings.requests,
+        seed=settings.seed,
+    )
