@@ -16,7 +16,7 @@ Exceptions (all below `EngineError`)::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -306,10 +306,11 @@ class EngineStats:
 @dataclass(frozen=True, slots=True)
 class Activity:
     """What the processes of an engine do: CPU time they have used so far, in seconds, and whether
-    one of them is held by a signal (SIGSTOP)."""
+    one of them is held by a signal (SIGSTOP). `pids` has none where it is in this process."""
 
     cpu_s: float
     stopped: bool = False
+    pids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,9 +413,10 @@ class Engine(LoadedModel, Protocol):
         would hurt others; EngineBusyError where too many are being made."""
         ...
 
-    async def render(self, source: Source) -> Prompt:
+    async def render(self, source: Source, on_text: Callable[[], object] | None = None) -> Prompt:
         """Turn a conversation (chat template applied, generation prompt added), text, or token ids
-        into a prompt with exact token ids.
+        into a prompt with exact token ids. `on_text` is called once a conversation is a text that
+        is still to be tokenized; not where it becomes tokens in one step.
 
         Raises InvalidPromptError: the template refuses the messages, there is no template, the
         prompt is empty, or a token id is out of the vocabulary; ContextLengthError: no room for

@@ -115,7 +115,7 @@ class SimulatedEngine:
         self._raise_if_dead()
         check_structure(structure)
 
-    async def render(self, source: Source) -> Prompt:
+    async def render(self, source: Source, on_text: Callable[[], object] | None = None) -> Prompt:
         param = "prompt"
         if isinstance(source, str):
             prompt = Prompt(await self.tokenize(source) if source else (), source)

@@ -10,7 +10,7 @@ vLLM 0.32 and its source.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -107,8 +107,8 @@ class VLLMEngine(VLLMModel):
         self._raise_if_dead()
         await self._grammars.check(structure)
 
-    async def render(self, source: Source) -> Prompt:
-        return await self._renderer.render(source)
+    async def render(self, source: Source, on_text: Callable[[], object] | None = None) -> Prompt:
+        return await self._renderer.render(source, on_text)
 
     async def open(self) -> None:
         """Choose the token path and the parsers. Once, before any request.

@@ -52,7 +52,7 @@ class EngineProcesses:
                 used, state = _cpu_and_state(process.pid)
                 cpu_s += used
                 stopped = stopped or state == "T"
-        return Activity(cpu_s, stopped)
+        return Activity(cpu_s, stopped, tuple(process.pid for process in self._family))
 
     def watch(self, died: Callable[[], None]) -> None:
         """Call `died` in this event loop as soon as one that was started has ended."""

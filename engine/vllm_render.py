@@ -94,14 +94,14 @@ class PromptRenderer:
                 == "openai"
             )
 
-    async def render(self, source: Source) -> Prompt:
+    async def render(self, source: Source, on_text: Callable[[], object] | None = None) -> Prompt:
         """As `engine.base.Engine.render`."""
         param = "prompt"
         if isinstance(source, str):
             prompt = Prompt(await self.tokenize(source) if source else (), source)
         elif isinstance(source, Conversation):
             param = "messages"
-            prompt = await self._render_chat(source)
+            prompt = await self._render_chat(source, on_text)
         else:
             prompt = Prompt(source)
         check_prompt(
@@ -172,7 +172,9 @@ class PromptRenderer:
         check_token_ids(token_ids, vocab_size=self._vocab_size, param="tokens")
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    async def _render_chat(self, conversation: Conversation) -> Prompt:
+    async def _render_chat(
+        self, conversation: Conversation, on_text: Callable[[], object] | None
+    ) -> Prompt:
         # A message costs a template as much as a hundred characters do.
         size = sum([len(message.content) + 100 for message in conversation.messages])
         if conversation.tools:
@@ -186,6 +188,8 @@ class PromptRenderer:
             )
         # Rendering is copying, mostly, and much faster than tokenizing.
         text = await self._run(size // 8, self._apply_template, self._template, conversation)
+        if on_text is not None:
+            on_text()
         tokens = await self.tokenize(text, add_special_tokens=False)
         return Prompt(tokens, unmarked(text))
 

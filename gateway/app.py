@@ -156,6 +156,7 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     metrics.requests_running.set_function(lambda: admission.inside)
     metrics.watch_engines(lambda: _stats(deployments))
     metrics.watch_ledger(lambda: ledger.waiting)
+    metrics.watch_utilization(lambda: _processes(deployments))
     metrics.watch_queues(
         lambda: {one.name: admission.stats(one.name) for one in deployments.replicas}
     )
@@ -228,6 +229,13 @@ def _serve(admission: Admission, replica: Replica) -> None:
 def _stats(deployments: Deployments) -> dict[str, EngineStats]:
     found = {replica.name: replica.stats() for replica in deployments.replicas}
     return {name: stats for name, stats in found.items() if stats is not None}
+
+
+def _processes(deployments: Deployments) -> dict[str, tuple[int, ...]]:
+    """Of each engine that has any of its own."""
+    loaded = {one.name: one.loaded for one in deployments.replicas if one.loaded is not None}
+    found = {name: engine.activity() for name, engine in loaded.items()}
+    return {name: activity.pids for name, activity in found.items() if activity is not None}
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -44,7 +44,8 @@ def new_request_id() -> str:
 
 
 class RequestContext:
-    """Adds `x-request-id`, `openai-processing-ms` and `openai-version`, logs one line an answer.
+    """Adds `x-request-id`, `openai-processing-ms` and `openai-version`, and what else is known of
+    an answer in the state of its scope (`limits`, `timings`); logs one line an answer.
 
     `direct` are the applications of paths whose POST requests are too many to be sent through the
     framework of `app`, which would cost as much as all the rest. What nothing else has caught
@@ -91,6 +92,7 @@ class RequestContext:
                     *message.get("headers", ()),
                     *shown,
                     *(state["limits"]() if "limits" in state else ()),
+                    *((state["timings"].header(),) if "timings" in state else ()),
                     (b"openai-processing-ms", b"%d" % elapsed_ms),
                 ]
             await send(message)

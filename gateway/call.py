@@ -14,6 +14,7 @@ from gateway.deployments import Deployment
 from gateway.errors import DeadlineError
 from gateway.ledger import Entry
 from gateway.tenants import Principal
+from gateway.timings import Timings
 
 Cause = Literal["disconnect", "shutdown"]
 
@@ -26,7 +27,7 @@ class Call(msgspec.Struct, frozen=True):
     client was refused before and has waited; None: unknown. `loose` takes the place of
     `sampling.structure` where no grammar can be made of that. `with_text`: prompts given as token
     ids are needed as text, too. `clipped`: `sampling.max_tokens` may be more than the context
-    holds, whose end is the completion's then.
+    holds, whose end is the completion's then. `timings` is told where the time goes.
     """
 
     request_id: str
@@ -42,6 +43,7 @@ class Call(msgspec.Struct, frozen=True):
     loose: Structure | None = None
     with_text: bool = False
     clipped: bool = False
+    timings: Timings | None = None
 
     def limit(self, prompt: Prompt, max_model_len: int) -> int | None:
         """How many tokens a completion of `prompt` may have; None: what the context holds."""

@@ -25,6 +25,7 @@ _EXPOSED = (
     "openai-version",
     "retry-after",
     "retry-after-ms",
+    "server-timing",
     "x-should-retry",
     "x-ratelimit-limit-requests",
     "x-ratelimit-limit-tokens",

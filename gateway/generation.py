@@ -36,6 +36,7 @@ from gateway.errors import UnavailableError
 from gateway.holds import Hold
 from gateway.metrics import Metrics
 from gateway.rendering import grammar, render
+from gateway.timings import enter
 
 T = TypeVar("T")
 
@@ -191,6 +192,7 @@ class Generation:
     def ready(self) -> None:
         if self._first_at is None:
             self._first_at = time.perf_counter()
+            enter(self._call.timings, "decode")
             ttft = self._first_at - self._call.arrived
             self._metrics.time_to_first_token.observe(ttft)
             self._hold.entry.ttft_s = ttft
@@ -214,6 +216,7 @@ class Generation:
         call, engine = self._call, self._engine
         sampling = call.sampling
         if sampling.structure is not None:
+            enter(call.timings, "grammar")
             found = await self._outcome(grammar(engine, sampling.structure, call.loose))
             sampling = structs.replace(sampling, structure=found)
         most = 0
@@ -239,6 +242,7 @@ class Generation:
         return most * choices
 
     async def _reserve(self, completion_tokens: int) -> None:
+        enter(self._call.timings, "queue")
         pending = self._hold.reserve(self._prompt_tokens, completion_tokens)
         if pending is not None:
             await self._outcome(pending)
@@ -263,6 +267,7 @@ class Generation:
     async def _dispatched(self, completion_tokens: int) -> None:
         """Return once this is the request whose turn it is. Raises APIError."""
         hold, call = self._hold, self._call
+        enter(call.timings, "queue")
         choices = len(self.prompts) * call.sampling.n
         demand = hold.demand(self._prompt_tokens, choices, completion_tokens, call.deadline)
         turn = hold.permit.request(demand)
@@ -279,6 +284,7 @@ class Generation:
         except UnavailableError as error:
             raise EngineDeadError("The engine has died before this request.") from error
         self._hold.begin(self._prompt_tokens)
+        enter(call.timings, "prefill" if self._first_at is None else "decode")
         for part, prompt in enumerate(self.prompts):
             request = GenerateRequest(
                 f"{call.request_id}-{part}" if several else call.request_id,

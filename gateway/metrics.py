@@ -21,6 +21,7 @@ from prometheus_client.utils import floatToGoString
 
 from engine.base import EngineStats
 from gateway.config import SloConfig
+from gateway.utilization import Processes, Utilization
 
 _SECONDS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -33,6 +34,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        self._utilization: Utilization | None = None
         self.http_requests = Counter(
             "gateway_http_requests", "Answers by route and status", ["route", "status"],
             registry=registry,
@@ -109,6 +111,16 @@ class Metrics:
         """Add gauges that read the engines when they are scraped. `stats` are by model."""
         self.registry.register(_Gauges(_ENGINE_GAUGES, stats))
         self.registry.register(_Gauges(_ENGINE_COUNTERS, stats, CounterMetricFamily))
+
+    def watch_utilization(self, engines: Processes) -> None:
+        """Add what processes, machine and GPUs use. `engines` are the process ids by model."""
+        self._utilization = Utilization(engines)
+        self.registry.register(self._utilization)
+
+    async def refresh(self) -> None:
+        """Before each scrape: read what takes its time. Ends within a second or so."""
+        if self._utilization is not None:
+            await self._utilization.refresh()
 
     def exposition(self) -> bytes:
         """Prometheus text of our registry and of the process-wide one, which holds vLLM's."""

@@ -3,10 +3,13 @@ exact token ids that fit."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from msgspec import structs
 
 from engine.base import (
     ContextLengthError,
+    Conversation,
     Engine,
     InvalidPromptError,
     Prompt,
@@ -16,6 +19,7 @@ from engine.base import (
 )
 from engine.checks import completion_room
 from gateway.call import Call
+from gateway.timings import enter
 
 # Each is an object of its own until the answer is told.
 MAX_SCORES = 500_000
@@ -39,8 +43,10 @@ async def grammar(engine: Engine, structure: Structure, loose: Structure | None)
 async def render(engine: Engine, source: Source, call: Call) -> tuple[Prompt, int]:
     """The prompt, and how many tokens its completion may have. Raises InvalidPromptError."""
     limit = engine.info.max_model_len
+    enter(call.timings, "render" if isinstance(source, Conversation) else "tokenize")
+    on_text = None if call.timings is None else partial(call.timings.enter, "tokenize")
     try:
-        prompt = await engine.render(source)
+        prompt = await engine.render(source, on_text)
         if call.with_text and prompt.text is None:
             prompt = structs.replace(prompt, text=await engine.detokenize(prompt.token_ids))
         room = completion_room(len(prompt.token_ids), call.limit(prompt, limit), limit)

@@ -16,6 +16,7 @@ from gateway import exchange
 from gateway.answers import Answer, Heading
 from gateway.api.schemas import documented
 from gateway.call import Call
+from gateway.event_stream import Keep
 from gateway.protocol.generation import GenerationBody
 from gateway.services import (
     Services,
@@ -28,7 +29,7 @@ from gateway.services import (
     read_json,
     resolve,
 )
-from gateway.sse import Keep
+from gateway.timings import Timings, enter
 
 Body = TypeVar("Body", bound=GenerationBody)
 
@@ -84,13 +85,18 @@ class GenerationEndpoint(Generic[Body]):
         self._room = room
         self._id_prefix = id_prefix
         self._task = task
+        self._timed = room.config.server.server_timing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, room = Request(scope, receive), self._room
+        arrived = scope["state"].get("arrived", time.perf_counter())
+        timings: Timings | None = None
+        if self._timed:
+            timings = scope["state"]["timings"] = Timings(arrived)
         who = identify(request, room)
         entry = open_entry(request, who, self.path)
-        arrived = scope["state"].get("arrived", time.perf_counter())
         deadline = deadline_of(request, room, arrived)
+        enter(timings, "parse")
         body = await read_json(request, room, self.model)
         entry.streamed = bool(body.stream)
         deployment = resolve(room, who, body.model)
@@ -119,7 +125,9 @@ class GenerationEndpoint(Generic[Body]):
             loose=task.loose,
             with_text=task.with_text,
             clipped=task.clipped,
+            timings=timings,
         )
         answer, where = task.answer(heading), exchange.of(scope)
         reply = room.reply.stream if body.stream else room.reply.whole
+        enter(timings, "queue")
         await reply(call, answer, where, send, keep=task.keep)

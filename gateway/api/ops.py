@@ -54,6 +54,7 @@ async def readyz(room: ServicesDep) -> Response:
 )
 async def metrics(room: ServicesDep) -> Response:
     """Prometheus text: the gateway's series, then vLLM's."""
+    await room.metrics.refresh()
     return Response(room.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -63,6 +63,11 @@ class ServerConfig(Frozen):
     )
     max_connections: int = Field(4096, ge=1)
     docs: bool = Field(True, description="serve /docs and /openapi.json")
+    server_timing: bool = Field(
+        False,
+        description="completions say where their time went, in a `Server-Timing` header; streams "
+        "say it again at their end, in a comment",
+    )
     cors: CorsConfig = CorsConfig()
     unknown_fields: Literal["refuse", "ignore"] = Field(
         "refuse", description="what is done with request fields this server doesn't know"

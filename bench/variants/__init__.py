@@ -1,0 +1,1 @@
+"""One model under several configurations of its server; the command is in `__main__`."""

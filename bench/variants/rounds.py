@@ -1,0 +1,75 @@
+"""All variants in turns, round by round, and the baseline once more at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from rich.console import Console
+
+from bench.errors import BenchError
+from bench.progress import live_progress
+from bench.report import any_failed
+from bench.variants.measuring import Means, Run, Say, measured
+from bench.variants.variant import Variant
+
+
+@dataclass(slots=True)
+class Findings:
+    """The runs so far, by variant; `closing` is the baseline's at the end."""
+
+    runs: dict[str, list[Run]]
+    closing: Run | None = None
+    interrupted: bool = False
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def anything_failed(self) -> bool:
+        """Whether a variant could not be measured, or a request failed."""
+        runs = [run for several in self.runs.values() for run in several]
+        return any(map(_failed, [*runs, *([self.closing] if self.closing else [])]))
+
+
+async def all_measured(
+    variants: Sequence[Variant], means: Means, *, rounds: int, quality: bool
+) -> Findings:
+    """The first of `variants` is the baseline. An interruption gives what was measured until then.
+
+    Raises BenchError: the baseline can't be measured at all.
+    """
+    found = Findings({variant.name: [] for variant in variants})
+    baseline = variants[0]
+    with live_progress(Console(stderr=True)) as bar:
+        task = bar.add_task("", total=rounds * len(variants) + 1, running="")
+
+        def saying(what: str) -> Say:
+            return lambda doing: bar.update(task, description=what, running=doing)
+
+        try:
+            for number in range(1, rounds + 1):
+                for variant in variants:
+                    say = saying(f"round {number} of {rounds}, {variant.name}:")
+                    perplexity = quality and number == 1
+                    one = await measured(
+                        variant, means, say, round_number=number, quality=perplexity
+                    )
+                    if variant is baseline and number == 1 and one.error is not None:
+                        raise BenchError(f"the baseline, {baseline.name}: {one.error}")
+                    found.runs[variant.name].append(one)
+                    bar.advance(task)
+            say = saying(f"{baseline.name} again:")
+            found.closing = await measured(
+                baseline, means, say, round_number=rounds + 1, quality=False
+            )
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None:
+                current.uncancel()
+            found.interrupted = True
+    return found
+
+
+def _failed(run: Run) -> bool:
+    return not run.skipped if run.report is None else any_failed(run.report)
