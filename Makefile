@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bench profile test test-services conformance fuzz lint fmt lock setup setup-dev clean distclean
+.PHONY: help serve bench throughput profile test test-services conformance fuzz lint fmt lock setup setup-dev clean distclean
 
 help: ## list the targets
 	@echo "make TARGET [DEVICE=auto|cpu|cuda] [ARGS='more arguments']"
@@ -20,7 +20,10 @@ help: ## list the targets
 serve: setup ## install what is missing, then serve on 127.0.0.1:8000
 	@exec $(PY) -m gateway serve $(ARGS)
 
-bench: setup ## measure a running server: ARGS='--concurrency 32'
+bench: setup ## measure the default model here, into build/bench: ARGS='--quick'
+	@exec $(PY) -m bench.suite $(ARGS)
+
+throughput: setup ## measure a running server: ARGS='--concurrency 32'
 	@exec $(PY) -m bench.throughput $(ARGS)
 
 profile: setup-dev ## draw where the serving process spends its time: ARGS='-o profile.svg'

@@ -23,23 +23,20 @@ from bench.cli import (
     add_load_options,
     at_least,
     command_parser,
-    event_loop_name,
     positive,
     run,
     settings_from,
 )
-from bench.client import Target, new_session
 from bench.comparison import Round, compare_rounds, to_markdown, to_record
 from bench.contenders import Contender, Contestant, parse_contender, up
 from bench.errors import BenchError
-from bench.facts import client_facts, read_server
-from bench.measure import Settings, check_fits, measure
+from bench.measure import Settings
 from bench.plot import to_svg
 from bench.preset import vllm_preset
 from bench.progress import LiveProgress, live_progress
 from bench.report import any_failed, write_json
-from bench.report import to_record as report_record
-from bench.workload import Workload, build_workload
+from bench.subject import parse_subject
+from bench.trial import prompts_for, trial
 
 _DESCRIPTION = """\
 Measure two OpenAI-compatible servers side by side: the same prompts, the same load, interleaved.
@@ -52,6 +49,9 @@ with its bootstrap 95% interval; no conclusion where the interval holds 1 or rou
 
 _EXAMPLES = f"""\
 examples:
+  # two configurations of the gateway
+  python -m bench.compare configs/default.yaml my.yaml
+
   # the gateway against vLLM's own server, same model and engine settings
   python -m bench.compare --preset vllm --config configs/default.yaml
 
@@ -75,6 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("python -m bench.compare", _DESCRIPTION, _EXAMPLES)
     servers = parser.add_argument_group("servers")
+    servers.add_argument(
+        "servers",
+        nargs="*",
+        metavar="A B",
+        help="the two: each a configuration of the gateway, a URL, or NAME= and one of these",
+    )
     servers.add_argument(
         "--server",
         action="append",
@@ -137,14 +143,19 @@ async def _compare(args: argparse.Namespace) -> Exit:
 
 def _contenders(args: argparse.Namespace) -> tuple[tuple[Contender, Contender], dict[str, str]]:
     if args.preset is None:
-        if len(args.server) != 2:
-            raise BenchError(f"give --server twice, or --preset; there are {len(args.server)}")
-        first, second = map(parse_contender, args.server)
+        named = [*map(parse_subject, args.servers), *map(parse_contender, args.server)]
+        if len(named) != 2:
+            raise BenchError(
+                f"give two servers, A and B or --server twice, or --preset; there are {len(named)}"
+            )
+        first, second = named
         if first.name == second.name:
-            raise BenchError(f"both servers are called {first.name}")
+            raise BenchError(
+                f"both servers are called {first.name}; name them: a={first.name} b={first.name}"
+            )
         return (first, second), {}
-    if args.server or args.config is None:
-        raise BenchError("--preset needs --config and no --server")
+    if args.server or args.servers or args.config is None:
+        raise BenchError("--preset needs --config and no other server")
     has_gpu = Path("/dev/nvidiactl").exists()
     ours, peer, environment = vllm_preset(args.config, model_path=args.model_path, has_gpu=has_gpu)
     peer = replace(peer, command=(*peer.command, *shlex.split(args.vllm_args)))
@@ -214,67 +225,18 @@ async def _round(
     bar: Progress,
 ) -> Round | None:
     """Measure both, who is first alternating; None where it was interrupted."""
-    workload = await _workload(both[0], settings, args.api_key)
+    # Both get the same prompts, and so of the same number of tokens, as the first counts them.
+    workload = await prompts_for(both[0], settings, model=None, api_key=args.api_key)
     order = both if number % 2 else (both[1], both[0])
     records: dict[str, dict[str, Any]] = {}
     for one, other in (order, order[::-1]):
         progress = LiveProgress(bar, f"round {number} of {args.rounds}, {one.name}: ")
-        record = await _measured(one, other, settings, workload, args.api_key, progress)
+        record = await trial(one, settings, workload, progress, api_key=args.api_key, idle=other)
         progress.finish()
         if record["interrupted"]:
             return None
         records[one.name] = record
     return Round(number, (order[0].name, order[1].name), records)
-
-
-async def _workload(one: Contestant, settings: Settings, api_key: str | None) -> Workload:
-    async with new_session() as session:
-        server = await read_server(session, one.base_url, api_key=api_key, model=None)
-        check_fits(settings, server)
-        return await build_workload(
-            session,
-            Target(one.base_url, settings.endpoint, server.model, api_key),
-            input_tokens=settings.input_tokens,
-            count=settings.warmup + settings.requests,
-            seed=settings.seed,
-        )
-
-
-async def _measured(
-    one: Contestant,
-    other: Contestant,
-    settings: Settings,
-    workload: Workload,
-    api_key: str | None,
-    progress: LiveProgress,
-) -> dict[str, Any]:
-    """The report of `one`, with the CPU time it took and that which the idle `other` took."""
-    before: list[float | None] = []
-    async with new_session() as session:
-        server = await read_server(session, one.base_url, api_key=api_key, model=None)
-        check_fits(settings, server)
-        target = Target(one.base_url, settings.endpoint, server.model, api_key)
-        found = await measure(
-            session,
-            target,
-            settings,
-            server,
-            workload,
-            progress,
-            on_start=lambda: before.extend((one.cpu_s(), other.cpu_s())),
-        )
-    used, idle = (
-        None if now is None or then is None else now - then
-        for now, then in zip((one.cpu_s(), other.cpu_s()), before, strict=True)
-    )
-    record = report_record(found, client_facts(event_loop_name()))
-    output, duration = record["tokens"]["output"], record["duration_s"]
-    record["server_cpu"] = {
-        "s": used,
-        "ms_per_output_token": 1000 * used / output if used is not None and output else None,
-    }
-    record["idle_server_cores"] = idle / duration if idle is not None and duration else None
-    return record
 
 
 def _published(

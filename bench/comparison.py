@@ -41,6 +41,7 @@ METRICS = (
     Metric(("latency_ms", "itl", "p99"), "ITL p99, ms"),
     Metric(("latency_ms", "e2el", "p50"), "E2EL p50, ms"),
     Metric(("latency_ms", "e2el", "p99"), "E2EL p99, ms"),
+    Metric(("goodput", "requests_per_s"), "goodput, requests/s", higher_is_better=True),
     Metric(("server_cpu", "ms_per_output_token"), "server CPU per output token, ms"),
 )
 

@@ -13,9 +13,12 @@ import pytest
 from bench.comparison import NO_CONCLUSION, Finding, Round, compare_rounds, to_markdown
 from bench.contenders import parse_contender
 from bench.errors import BenchError
+from bench.fake import Script
 from bench.plot import to_svg
 from bench.preset import engine_environment, engine_flags, vllm_preset
 from bench.server import free_port, running_server
+from bench.subject import parse_subject
+from tests.bench.conftest import StartFake
 from tests.bench.test_throughput import started
 
 NAMES = ("a", "b")
@@ -77,6 +80,18 @@ def test_metrics_one_side_lacks_are_left_out() -> None:
     assert "server CPU per output token, ms" not in found
 
 
+def test_goodput_is_compared_where_objectives_were_set() -> None:
+    pairs = [
+        (record(1) | {"goodput": {"requests_per_s": 2.0 + n}}, record(1) | {"goodput": None})
+        for n in range(5)
+    ]
+    both = [(one, one | {"goodput": {"requests_per_s": 1.0}}) for one, _ in pairs]
+
+    assert "goodput, requests/s" not in by_name(compare_rounds(NAMES, rounds(*pairs)))
+    found = by_name(compare_rounds(NAMES, rounds(*both)))["goodput, requests/s"]
+    assert found.verdict == "a is better"
+
+
 def test_rounds_with_failed_requests_are_shown_but_not_compared() -> None:
     measured = rounds((record(5), record(1)), (record(1, failed=3), record(1)))
 
@@ -115,6 +130,27 @@ def test_a_contender_is_a_url_or_a_command() -> None:
 def test_a_contender_without_name_command_or_port_is_refused(wrong: str) -> None:
     with pytest.raises(BenchError, match="--server"):
         parse_contender(wrong)
+
+
+def test_a_server_is_a_configuration_a_url_or_either_with_a_name(tmp_path: Path) -> None:
+    config = tmp_path / "fast.yaml"
+    config.touch()
+
+    plain, named = parse_subject(str(config)), parse_subject(f"a = {config}")
+
+    assert (plain.name, named.name) == ("fast", "a")
+    assert plain.command == named.command
+    assert plain.command[1:6] == ("-m", "gateway", "serve", "--config", str(config))
+    assert "{port}" in plain.command
+    assert parse_subject("http://h:1/v1/").url == "http://h:1/v1"
+    assert parse_subject("b=http://h:1/v1?x=y").url == "http://h:1/v1?x=y"
+    assert parse_subject("c=serve --port {port}").command == ("serve", "--port", "{port}")
+
+
+@pytest.mark.parametrize("wrong", ["/nowhere.yaml", "a=/nowhere.yaml", "serve"])
+def test_a_server_that_is_no_file_is_refused_with_what_it_could_be(wrong: str) -> None:
+    with pytest.raises(BenchError, match=r"no such file; a server is a configuration"):
+        parse_subject(wrong)
 
 
 def test_vllm_gets_the_engine_settings_of_the_gateway(
@@ -263,10 +299,32 @@ async def test_two_servers_are_started_compared_and_stopped(tmp_path: Path) -> N
     assert len(set(ports)) == 1
 
 
+async def test_two_servers_are_named_without_an_option(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    (one, first), (other, second) = await start_fake(Script()), await start_fake(Script())
+
+    child = await started(
+        f"a={first}", f"b={second}", "--concurrency", "1", "--requests", "2", "--rounds", "1",
+        "--output-tokens", "3", "--json", str(tmp_path / "out.json"),
+        module="bench.compare",
+    )  # fmt: skip
+    _, err = await child.communicate()
+
+    assert child.returncode == 0, err.decode()
+    assert json.loads((tmp_path / "out.json").read_text("utf-8"))["names"] == ["a", "b"]
+    assert len(one.seen.bodies) == len(other.seen.bodies) == 3
+    assert one.seen.bodies == other.seen.bodies
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         (),
+        ("http://h/v1",),
+        ("http://h/v1", "http://h/v1"),
+        ("http://h/v1", "http://i/v1", "--server", "c=http://j/v1"),
+        ("http://h/v1", "--preset", "vllm", "--config", "configs/default.yaml"),
         ("--server", "a=http://h/v1"),
         ("--server", "a=http://h/v1", "--server", "a=http://i/v1"),
         ("--preset", "vllm"),

@@ -1,0 +1,1 @@
+"""`python -m bench.sweep`: one server at many loads, where it stops paying, what meets an SLO."""
