@@ -93,11 +93,11 @@ class CheckpointFacts:
         return embeddings + self.layers * (linears + 2 * self.hidden) + self.hidden
 
 
-def find_facts(name: str, revision: str | None = None) -> CheckpointFacts:
-    """Facts of a model by its name, without the network: from its files where they are on this
-    machine, else from the facts shipped for well-known models.
+def find_facts(name: str, revision: str | None = None, *, online: bool = False) -> CheckpointFacts:
+    """Facts of a model by its name: from its files where they are on this machine, else from the
+    facts shipped for well-known models, else, with `online`, from its config.json on the hub.
 
-    Raises ModelError: neither is there, or the model is of another kind than we can reckon with.
+    Raises ModelError: none is there, or the model is of another kind than we can reckon with.
     """
     if name == EMBEDDED_MODEL:
         converted = embedded_directory()
@@ -111,11 +111,28 @@ def find_facts(name: str, revision: str | None = None) -> CheckpointFacts:
     if cached is not None:
         return read_facts(cached)
     shipped = resources.files("engine") / "checkpoints" / f"{name.replace('/', '__')}.json"
-    if not shipped.is_file():
+    if shipped.is_file():
+        published = json.loads(shipped.read_text("utf-8"))
+        return parse_facts(published, source=f"published facts of {name}")
+    if online:
+        return _fetched(name, revision)
+    raise ModelError(
+        f"{name}: its shapes are not known here. Download it first, or give a local directory."
+    )
+
+
+def _fetched(name: str, revision: str | None) -> CheckpointFacts:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        found = hf_hub_download(name, "config.json", revision=revision)
+    except OSError as error:  # all that the hub's client raises
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise ModelError(
-            f"{name}: its shapes are not known here. Download it first, or give a local directory."
-        )
-    return parse_facts(json.loads(shipped.read_text("utf-8")), source=f"published facts of {name}")
+            f"{name}: its shapes are not known here and can't be fetched ({reason}). Give a local "
+            "directory with its config.json."
+        ) from None
+    return read_facts(Path(found).parent)
 
 
 def read_facts(path: Path) -> CheckpointFacts:

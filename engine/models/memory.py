@@ -78,6 +78,11 @@ class MemoryPlan:
     def fits(self) -> bool:
         return not self.problems
 
+    @property
+    def kv_per_sequence(self) -> int:
+        """KV cache of one sequence, in whole blocks."""
+        return self.kv_needed // self.sequences
+
     def rows(self) -> list[tuple[str, str]]:
         """The plan as labels and values, ready for a table."""
         load = f"{self.sequences} sequences x {self.tokens_per_sequence} tokens"

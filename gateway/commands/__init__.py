@@ -1,6 +1,6 @@
 """What the commands share: where configuration comes from, and how they end.
 
-Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration, 3 (`check`) does not fit,
+Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration, 3 (`check`, `plan`) does not fit,
 130 interrupted.
 """
 
