@@ -13,6 +13,8 @@ from gateway import __version__
 from gateway.commands.chat import chat
 from gateway.commands.check import check
 from gateway.commands.keys import keys
+from gateway.commands.plan import plan
+from gateway.commands.quantize import quantize
 from gateway.commands.serve import serve
 from gateway.commands.teams import teams
 from gateway.commands.usage import usage
@@ -27,6 +29,8 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(chat)
 app.command()(check)
+app.command()(plan)
+app.command()(quantize)
 app.add_typer(keys)
 app.add_typer(teams)
 app.command()(usage)
@@ -59,6 +63,8 @@ def root(
       gateway chat                             talk to a model in the terminal
       echo "What is 2+2?" | gateway chat       one answer, for scripts
       gateway check t4-mistral-7b-awq          what would run; does it fit?
+      gateway plan --gpu t4 -c 32              which precision fits, how fast?
+      gateway quantize MODEL --method awq -o DIR   4 or 8 bits, ready to serve
       gateway keys create my-app --tpm 100k    an API key, with limits
       gateway usage --by team,model            requests, tokens and cost
     """
