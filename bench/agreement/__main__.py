@@ -1,0 +1,156 @@
+"""`python -m bench.agreement`: other people's load tools beside `bench.throughput`, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from itertools import count, islice
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.agreement.judging import differs, judge
+from bench.agreement.load import Load, PromptFields
+from bench.agreement.options import agreement_parser
+from bench.agreement.report import Agreement, to_markdown, to_record
+from bench.agreement.rounds import run_rounds
+from bench.agreement.tool import INSTALL, Tool
+from bench.agreement.tools import OURS, other_tools
+from bench.cli import Exit, event_loop_name, run
+from bench.client import Target, new_session
+from bench.contenders import Contender, Contestant, up
+from bench.errors import BenchError
+from bench.facts import ServerFacts, client_facts, read_server
+from bench.plot import to_svg
+from bench.progress import live_progress
+from bench.report import write_json
+from bench.subject import gateway_on
+from bench.workload import build_workload
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = agreement_parser().parse_args(argv)
+    return run(lambda: _agreement(args))
+
+
+async def _agreement(args: argparse.Namespace) -> Exit:
+    if args.requests < args.concurrency:
+        raise BenchError(
+            f"--requests {args.requests} is below --concurrency {args.concurrency}, which could "
+            "then never be reached"
+        )
+    for path in (args.json, args.markdown, args.svg):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise BenchError(f"{path}: there is no directory {path.absolute().parent}")
+    tools = chosen_tools(args.tools, args.tools_env)
+    console = Console(stderr=True)
+    async with AsyncExitStack() as stack:
+        server = await _server(stack, args, console)
+        found = await _measured(server.base_url, tools, args, console)
+    return _published(found, args)
+
+
+def chosen_tools(names: str | None, home: Path) -> list[Tool]:
+    """Those of `--tools`, or all that are installed. Raises BenchError: unknown, or none."""
+    known = other_tools(home)
+    wanted = list(known) if names is None else [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in known:
+            raise BenchError(f"--tools {name}: there is {', '.join(known)}")
+    absent = [name for name in wanted if known[name].version() is None]
+    if absent and (names is not None or len(absent) == len(wanted)):
+        raise BenchError(f"--tools {absent[0]}: it isn't installed in {home}; {INSTALL}")
+    return [known[name] for name in dict.fromkeys(wanted) if name not in absent]
+
+
+async def _server(stack: AsyncExitStack, args: argparse.Namespace, console: Console) -> Contestant:
+    """The one that runs, or one that is started here."""
+    if args.serve is None:
+        contender = Contender("server", url=args.base_url.rstrip("/"))
+    else:
+        contender = gateway_on(args.serve, "gateway")
+    with console.status("starting the server") as status:
+        return await stack.enter_async_context(
+            up(
+                contender,
+                os.environ,
+                args.start_timeout,
+                lambda waited: status.update(f"starting the server: {waited:.0f} s"),
+            )
+        )
+
+
+async def _measured(
+    base_url: str, tools: Sequence[Tool], args: argparse.Namespace, console: Console
+) -> Agreement:
+    async with new_session() as session:
+        server = await read_server(session, base_url, api_key=args.api_key, model=args.model)
+        load = _load(base_url, server, args)
+        target = Target(base_url, load.endpoint, load.model, load.api_key)
+        needed = args.rounds * len(tools) * load.requests
+        with console.status("writing prompts with the server's tokenizer"):
+            workload = await build_workload(
+                session, target, input_tokens=load.input_tokens, count=needed, seed=load.seed
+            )
+    prompts: list[PromptFields] = [one.fields for one in islice(workload.begin(0), needed)]
+    begun = count()
+    with live_progress(console) as bar:
+        task = bar.add_task("", total=1 + 2 * args.rounds * len(tools), running="")
+        pairs, interrupted = await run_rounds(
+            tools,
+            OURS,
+            load,
+            prompts,
+            rounds=args.rounds,
+            timeout_s=args.timeout,
+            on_run=lambda text: bar.update(task, completed=next(begun), description=text),
+        )
+    return Agreement(
+        load=load,
+        tolerance=args.tolerance,
+        server=asdict(server),
+        client=client_facts(event_loop_name()),
+        tools=[OURS, *tools],
+        pairs=pairs,
+        findings=judge(pairs, load.requests, args.tolerance),
+        interrupted=interrupted,
+    )
+
+
+def _load(base_url: str, server: ServerFacts, args: argparse.Namespace) -> Load:
+    return Load(
+        base_url=base_url,
+        endpoint=args.endpoint,
+        model=server.model,
+        input_tokens=args.input_tokens,
+        output_tokens=args.output_tokens,
+        concurrency=args.concurrency,
+        requests=args.requests,
+        seed=args.seed,
+        api_key=args.api_key,
+    )
+
+
+def _published(found: Agreement, args: argparse.Namespace) -> Exit:
+    markdown = to_markdown(found)
+    print(markdown, end="")
+    if args.json is not None:
+        write_json(args.json, to_record(found))
+    if args.markdown is not None:
+        args.markdown.write_text(markdown, encoding="utf-8")
+    if args.svg is not None:
+        args.svg.write_text(to_svg(("tool", "bench.throughput"), found.findings), encoding="utf-8")
+    if found.interrupted:
+        return Exit.INTERRUPTED
+    failed = not all(pair.clean(found.load.requests) for pair in found.pairs)
+    wrong = failed or any(differs(finding) for finding in found.findings)
+    return Exit.FAILED_REQUESTS if wrong else Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""What the pairs of runs say: ratios, intervals, and whether the tools agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.agreement.load import Figures
+from bench.comparison import FEWEST_ROUNDS, NO_CONCLUSION, Finding
+from bench.stats import bootstrap_median
+
+METRICS = {
+    "total_tokens_per_s": "total tokens/s",
+    "output_tokens_per_s": "output tokens/s",
+    "ttft_p50_ms": "TTFT p50, ms",
+    "ttft_mean_ms": "TTFT mean, ms",
+    "tpot_p50_ms": "TPOT p50, ms",
+    "tpot_mean_ms": "TPOT mean, ms",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tool's run and ours beside it; `ours_first` says in which order."""
+
+    round: int
+    tool: str
+    ours_first: bool
+    ours: Figures
+    other: Figures
+
+    def clean(self, requests: int) -> bool:
+        """Whether every request succeeded on both sides: only such pairs are compared."""
+        return all(one.failed == 0 and one.succeeded == requests for one in (self.ours, self.other))
+
+
+def judge(pairs: Sequence[Pair], requests: int, tolerance: float) -> list[Finding]:
+    """Every metric of every tool that has a clean pair; `first` is the tool's, `second` ours."""
+    findings = []
+    for tool in dict.fromkeys(pair.tool for pair in pairs):
+        clean = [pair for pair in pairs if pair.tool == tool and pair.clean(requests)]
+        if clean:
+            findings += [
+                _judged(f"{tool}: {label}", [_values(pair, name) for pair in clean], tolerance)
+                for name, label in METRICS.items()
+            ]
+    return findings
+
+
+def differs(finding: Finding) -> bool:
+    """Whether the tool and ours have been found to disagree."""
+    return finding.verdict.startswith("differs")
+
+
+def _values(pair: Pair, name: str) -> tuple[float, float]:
+    return getattr(pair.other, name), getattr(pair.ours, name)
+
+
+def _judged(metric: str, values: Sequence[tuple[float, float]], tolerance: float) -> Finding:
+    ratios = tuple(theirs / ours for theirs, ours in values)
+    interval = bootstrap_median(ratios)
+    low, high = 1 - tolerance, 1 + tolerance
+    if len(ratios) < FEWEST_ROUNDS:
+        verdict = NO_CONCLUSION
+    elif low <= interval.low and interval.high <= high:
+        verdict = f"within {tolerance:.0%}"
+    elif interval.high < low or interval.low > high:
+        verdict = f"differs by more than {tolerance:.0%}"
+    else:
+        verdict = NO_CONCLUSION
+    return Finding(
+        metric=metric,
+        first=tuple(theirs for theirs, _ in values),
+        second=tuple(ours for _, ours in values),
+        ratios=ratios,
+        median_ratio=interval.median,
+        low=interval.low,
+        high=interval.high,
+        verdict=verdict,
+    )

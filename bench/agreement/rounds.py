@@ -1,0 +1,54 @@
+"""The rounds: every tool in turn, each beside a run of ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
+
+from bench.agreement.judging import Pair
+from bench.agreement.load import Figures, Load, PromptFields
+from bench.agreement.running import run_tool
+from bench.agreement.tool import Tool
+
+
+async def run_rounds(
+    tools: Sequence[Tool],
+    ours: Tool,
+    load: Load,
+    prompts: Sequence[PromptFields],
+    *,
+    rounds: int,
+    timeout_s: float,
+    on_run: Callable[[str], None],
+) -> tuple[list[Pair], bool]:
+    """Every complete pair, and whether an interruption ended them; ours warms the server up first.
+
+    `prompts` are those of all runs of `tools`, written from the load's own seed. Nothing is sent
+    twice, as the server keeps what it has seen in its prefix cache. Raises BenchError.
+    """
+    pairs: list[Pair] = []
+    supply, seeds = iter(prompts), count(load.seed + 1)
+    try:
+        on_run("warm-up")
+        await run_tool(ours, replace(load, seed=next(seeds)), (), timeout_s)
+        for number in range(1, rounds + 1):
+            for place, tool in enumerate(tools):
+                part = [next(supply) for _ in range(load.requests)]
+                # Who is first alternates: a machine may change its speed for both alike.
+                ours_first = (number + place) % 2 == 1
+                found: dict[str, Figures] = {}
+                for one in (ours, tool) if ours_first else (tool, ours):
+                    on_run(f"round {number} of {rounds}, {tool.name}: {one.name}")
+                    its = replace(load, seed=next(seeds)) if one is ours else load
+                    found[one.name] = await run_tool(one, its, part, timeout_s)
+                pairs.append(
+                    Pair(number, tool.name, ours_first, found[ours.name], found[tool.name])
+                )
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        return pairs, True
+    return pairs, False
