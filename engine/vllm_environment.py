@@ -79,6 +79,9 @@ def _cpu_variables(config: EngineConfig) -> dict[str, str]:
         # Threads that spin between operations starve whatever else runs on the machine.
         "OMP_WAIT_POLICY": "passive",
         "KMP_BLOCKTIME": "0",
+        # A lone sequence's attention would be split between threads that spin for each other: with
+        # anything else on the machine that took four times as long as two sequences.
+        "VLLM_CPU_ATTN_SPLIT_KV": "0",
         # vLLM 0.32 saves what it has compiled for a CPU ahead of time, but can't load it again and
         # compiles anew at every start. Without, torch's own cache serves.
         "VLLM_USE_AOT_COMPILE": "0",
