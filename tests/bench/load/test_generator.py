@@ -132,7 +132,7 @@ async def test_times_are_in_order_and_gaps_join_reads(start_fake: StartFake) -> 
 async def test_answers_that_are_not_streamed_are_read_too(start_fake: StartFake) -> None:
     _, url = await start_fake(Script())
 
-    result = await run(url, [Request(body(3, stream=False), Expected(("",), 3, None))] * 4)
+    result = await run(url, [Request(body(3, stream=False), Expected((" word" * 3,), 3, None))] * 4)
 
     assert faults(result) == [None] * 4
 
