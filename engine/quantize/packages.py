@@ -8,7 +8,7 @@ environment that runs this.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -46,12 +46,22 @@ def find_packages(progress: Progress) -> Path:
     return target
 
 
+def has_pip() -> bool:
+    """Not asked of the import system: setuptools gives its distutils up for good in a process that
+    looks for pip."""
+    try:
+        importlib.metadata.distribution("pip")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def _is_complete(target: Path) -> bool:
     return all((target / name / "__init__.py").is_file() for name in _NEEDED)
 
 
 def _install(target: Path, progress: Progress) -> None:
-    if importlib.util.find_spec("pip") is None:
+    if not has_pip():
         raise QuantizeError(
             f"llm-compressor has to be installed and {sys.executable} has no pip. Run `uv pip "
             f"install --target DIR --no-deps --require-hashes -r {LOCK}` and set {VARIABLE}=DIR"

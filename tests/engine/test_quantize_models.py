@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from engine.quantize import (
     default_calibration,
     quantize,
 )
-from engine.quantize.packages import VARIABLE, find_packages
+from engine.quantize.packages import VARIABLE, find_packages, has_pip
 from engine.quantize.quantizing import REPORT
 from tests.support.int4 import read_awq, read_compressed, read_gptq
 
@@ -199,7 +198,7 @@ def test_packages_that_are_named_must_be_there(
         make(tiny, tmp_path / "made", choose_settings("fp8"))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this Python has no pip")
+@pytest.mark.skipif(not has_pip(), reason="this Python has no pip")
 def test_without_an_index_the_way_to_bring_the_packages_is_said(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
