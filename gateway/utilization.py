@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,7 +20,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from gateway.gpus import Gpu, Gpus
-from gateway.processes import Use, uses_by_role
+from gateway.processes import CpuTimes, Use, uses_by_role
+
+logger = logging.getLogger(__name__)
 
 # The kernel counts CPU time in steps of 10 ms: a rate over less than this says little.
 _WINDOW_S: Final = 0.5
@@ -59,6 +62,7 @@ class Utilization(Collector):
         self._gpus = gpus or Gpus()
         self._clock = clock
         self._timeout_s = timeout_s
+        self._times = CpuTimes()
         self._cores, self._machine_cores = _Rates(), _Rates()
         self._under_way: asyncio.Future[Reading | None] | None = None
         self._shown: Reading | None = None
@@ -90,8 +94,10 @@ class Utilization(Collector):
 
         def work() -> None:
             reading = None
-            with contextlib.suppress(psutil.Error, OSError):
+            try:
                 reading = self._read(engines)
+            except Exception:  # or no scrape would ever tell anything again
+                logger.warning("what is used could not be read", exc_info=True)
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(settle, reading)
 
@@ -100,7 +106,7 @@ class Utilization(Collector):
         return outcome
 
     def _read(self, engines: Mapping[str, Collection[int]]) -> Reading:
-        uses = uses_by_role(engines)
+        uses = uses_by_role(engines, self._times)
         now, memory = self._clock(), psutil.virtual_memory()
         rates = self._machine_cores.since(now, {"": _busy_s()})
         return Reading(
@@ -145,7 +151,9 @@ def _busy_s() -> float:
 
 def _process_series(reading: Reading) -> Iterator[Metric]:
     cpu = CounterMetricFamily(
-        "gateway_process_cpu_seconds", "CPU time of the living processes", labels=("process",)
+        "gateway_process_cpu_seconds",
+        "CPU time of the processes, those that have ended too",
+        labels=("process",),
     )
     cores = _gauge(
         "gateway_process_cpu_cores_used", "CPU seconds a second, since the scrape before"
