@@ -7,6 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
+# The largest batch that vLLM captures as a CUDA graph, and its smallest default for the tokens of
+# a step.
+MOST_GRAPHED = 512
+LEAST_BATCHED_TOKENS = 2048
 
 
 class Frozen(BaseModel):
@@ -149,10 +153,12 @@ class EngineConfig(Frozen):
         """How many sequences beyond `max_num_seqs` the engine can decode."""
         if self.runner != "generate":
             return 0
-        wanted = self.max_num_seqs // 10 if self.spare_seqs is None else self.spare_seqs
+        wanted = self.spare_seqs
+        if wanted is None:  # no more than vLLM has CUDA graphs for
+            wanted = min(self.max_num_seqs // 10, max(0, MOST_GRAPHED - self.max_num_seqs))
         # A step has a token of each.
-        most = self.max_num_batched_tokens
-        return wanted if most is None else max(0, min(wanted, most - self.max_num_seqs))
+        most = self.max_num_batched_tokens or LEAST_BATCHED_TOKENS
+        return max(0, min(wanted, most - self.max_num_seqs))
 
     @property
     def restarted(self) -> EngineConfig:

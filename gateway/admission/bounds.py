@@ -51,7 +51,7 @@ class Bounds(Generic[T]):
     def enter(self, principal: Principal, returning: bool | None, now: float) -> None:
         """A request is here, and will be rendered. Raises OverloadedError."""
         tenant = principal.tenant
-        if len(self._queue) or self._rendered >= self._gate.free:
+        if len(self._queue) or self._rendered >= self._gate.free():
             self._check(principal, returning, now)
         self._rendered += 1
         self._rendering[tenant] = self._rendering.get(tenant, 0) + 1
@@ -114,7 +114,8 @@ class Bounds(Generic[T]):
         held = 0.0
         if returning is False or not self._promises.claim(tenant, now):
             held = self._promises.held(tenant, now)
-        free = self._gate.free
+        owed = self._queue.owed(tenant, priority, principal.weight, self._gate.seats)
+        free = self._gate.free(owed=owed)
         own = self._own(tenant, priority)
         rendering = self._rendering.get(tenant, 0)
         mine = own.requests + rendering - free + 1
@@ -130,10 +131,17 @@ class Bounds(Generic[T]):
         if self._displaced(priority, Size(own.requests + rendering + 1, own.tokens), over) is None:
             raise self.refusal(_FULL, tenant, priority, principal.weight, now)
         if config.max_ttft_s is not None and priority == "online":
-            self._check_ttft(principal, rendering, held, config.max_ttft_s, now)
+            self._check_ttft(principal, rendering, held, config.max_ttft_s, now, owed=owed)
 
     def _check_ttft(
-        self, principal: Principal, rendering: int, held: float, max_ttft_s: float, now: float
+        self,
+        principal: Principal,
+        rendering: int,
+        held: float,
+        max_ttft_s: float,
+        now: float,
+        *,
+        owed: bool,
     ) -> None:
         """Its own prompt doesn't count: that would be refused however often it came."""
         tenant, prediction = principal.tenant, self._prediction
@@ -141,7 +149,7 @@ class Bounds(Generic[T]):
             tenant, principal.priority, principal.weight, prediction.completion_tokens
         )
         ahead.sequences += rendering
-        found = prediction.ttft(ahead, 0, now)
+        found = prediction.ttft(ahead, 0, now, owed=owed)
         if found is None:
             return
         if held:

@@ -130,15 +130,14 @@ class FairQueue(Generic[T]):
                 return False
         return self.first() is None and not self._capped(ticket)
 
-    def owed(self, ticket: T, seats: int) -> bool:
-        """Whether its tenant runs less than half of its share, by weight, of an engine's `seats`:
+    def owed(self, tenant: str, priority: Priority, weight: float, seats: int) -> bool:
+        """Whether a tenant runs less than half of its share, by weight, of an engine's `seats`:
         then it may start beside those. Only of the highest class, which is the one that hurries."""
-        demand = ticket.demand
-        if demand.priority != CLASSES[0]:
+        if priority != CLASSES[0]:
             return False
-        flows = self._classes[demand.priority]
-        weights = flows.weight + (0.0 if demand.tenant in flows.backlogged else demand.weight)
-        return 2 * self.running(demand.tenant) * weights < seats * demand.weight
+        flows = self._classes[priority]
+        weights = flows.weight + (0.0 if tenant in flows.backlogged else weight)
+        return 2 * self.running(tenant) * weights < seats * weight
 
     def start(self, ticket: T) -> None:
         """It runs from here on: charge its tenant for the prompt."""

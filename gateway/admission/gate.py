@@ -48,10 +48,11 @@ class Gate:
         """Whether there is no engine; what was given to the last one may still be inside."""
         return self._model is None
 
-    @property
-    def free(self) -> int:
-        """Sequences that may go at once, as far as places are concerned."""
-        return 0 if self._model is None else max(0, self.places - self.inside)
+    def free(self, *, owed: bool = False) -> int:
+        """Sequences that may go at once, as far as places are concerned, those included that who is
+        `owed` them may take."""
+        most = max(self.places, self.all_seats) if owed else self.places
+        return 0 if self._model is None else max(0, most - self.inside)
 
     def open(self, model: LoadedModel) -> None:
         info = model.info

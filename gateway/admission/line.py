@@ -160,11 +160,14 @@ class Line(Generic[T]):
         ahead = self.queue.ahead(
             demand.tenant, demand.priority, demand.weight, prediction.completion_tokens
         )
-        return prediction.ttft(ahead, demand.prompt_tokens, now) or 0.0
+        owed = self.queue.owed(demand.tenant, demand.priority, demand.weight, self.gate.seats)
+        return prediction.ttft(ahead, demand.prompt_tokens, now, owed=owed) or 0.0
 
     def _fits(self, ticket: T, now: float) -> bool:
         demand, gate = ticket.demand, self.gate
-        owed = gate.full(demand.sequences) and self.queue.owed(ticket, gate.seats)
+        owed = gate.full(demand.sequences) and self.queue.owed(
+            demand.tenant, demand.priority, demand.weight, gate.seats
+        )
         return gate.verdict(demand.sequences, demand.prompt_tokens, now, owed=owed) == "open"
 
     def _charge(self, now: float) -> None:

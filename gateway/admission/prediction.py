@@ -64,13 +64,17 @@ class Prediction:
         self.drain.busy(False, now)
         self.prefill.interrupt()
 
-    def ttft(self, ahead: Ahead, prompt_tokens: int, now: float) -> float | None:
-        """Seconds until the first token of a request with `ahead` before it. None where nothing
-        was measured that could tell; then nobody may be refused for it."""
+    def ttft(
+        self, ahead: Ahead, prompt_tokens: int, now: float, *, owed: bool = False
+    ) -> float | None:
+        """Seconds until the first token of a request with `ahead` before it, which may take a spare
+        seat where it is `owed` one. None where nothing was measured that could tell; then nobody
+        may be refused for it."""
         gate = self._gate
         if gate.away:
             return None
-        seats = min(gate.seats, gate.inside) if gate.kv_bound else gate.seats
+        seats = gate.all_seats if owed else gate.seats
+        seats = min(seats, gate.inside) if gate.kv_bound else seats
         wait, short = 0.0, gate.inside + ahead.sequences + 1 - seats
         if short > 0:
             rate = self.drain.sequences_per_second(now)

@@ -67,8 +67,8 @@ class AdmissionConfig(Frozen):
         0.03,
         ge=0,
         le=4,
-        description="sequences that wait inside of the engine, so that it never idles, as a share "
-        "of engine.max_num_seqs; more wait here, where the order is fair",
+        description="sequences beyond engine.max_num_seqs, as a share of it, that are inside of "
+        "the engine so that it never idles; more wait here, where the order is fair",
     )
     kv_ceiling: float = Field(
         0.95, gt=0, le=1, description="nothing is started while more of the KV cache is in use"

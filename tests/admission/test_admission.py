@@ -77,6 +77,17 @@ async def test_spare_seats_are_for_less_than_half_of_a_share_by_weight(world: Wo
 
 
 @virtually
+async def test_who_could_take_a_spare_seat_is_not_refused_for_a_full_queue(world: World) -> None:
+    world.set_up(seats=2, spare=1, max_queued=0)
+    flood = [world.ask("flood") for _ in range(2)]
+    quiet = world.ask("quiet")
+    assert quiet.going
+    with pytest.raises(APIError):
+        world.ask("flood")
+    end_all(*flood, quiet)
+
+
+@virtually
 async def test_batch_requests_take_no_spare_seats(world: World) -> None:
     world.set_up(seats=2, spare=2)
     flood = [world.ask("flood") for _ in range(2)]
