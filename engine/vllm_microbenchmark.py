@@ -30,6 +30,7 @@ from engine.planning.shapes import Reached, Shapes
 BUDGET_S: Final = 0.25
 BLOCK: Final = 128
 CACHE_BYTES: Final = 96 * 2**20
+MOST_TOKENS: Final = 65_536
 _FORMATS: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 Linears = list[tuple[Any, int, int]]
@@ -96,7 +97,9 @@ def _multiply(linears: Linears, rows: int, dtype: torch.dtype) -> float:
 
 def _attend(shapes: Shapes, dtype: torch.dtype, sequences: int, queries: int, seen: int) -> float:
     """Operations a second of attention, counted as `roofline` counts them: layer after layer, each
-    with its own cache."""
+    with its own cache, of no more tokens than fit into any memory."""
+    seen = min(seen, MOST_TOKENS)
+    sequences = min(sequences, MOST_TOKENS // seen)
     heads, kv_heads, size = shapes.heads, shapes.kv_heads, shapes.head_dim
     blocks = -(-seen // BLOCK)
     whole = (sequences * blocks, kv_heads, BLOCK * 2, size)

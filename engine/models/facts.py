@@ -31,6 +31,17 @@ _PARAMS_KEYS = {
     "max_position_embeddings": "max_seq_len",
 }
 
+_SIZES = (
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "intermediate",
+    "vocab",
+    "max_positions",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -122,11 +133,12 @@ def find_facts(name: str, revision: str | None = None, *, online: bool = False) 
 
 
 def _fetched(name: str, revision: str | None) -> CheckpointFacts:
+    import httpx2
     from huggingface_hub import hf_hub_download
 
     try:
         found = hf_hub_download(name, "config.json", revision=revision)
-    except OSError as error:  # all that the hub's client raises
+    except (OSError, httpx2.TransportError) as error:
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise ModelError(
             f"{name}: its shapes are not known here and can't be fetched ({reason}). Give a local "
@@ -146,13 +158,16 @@ def read_facts(path: Path) -> CheckpointFacts:
         config = json.loads((path / file).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path / file} can't be read: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path / file} holds no JSON object")
     facts = parse_facts(_from_params(config) if file == "params.json" else config, str(path))
     return replace(facts, stored_bytes=stored_bytes(path))
 
 
 def parse_facts(config: Mapping[str, Any], source: str) -> CheckpointFacts:
     """Facts from the keys of a Hugging Face `config.json`. Raises ModelError."""
-    architecture = (config.get("architectures") or ["none named"])[0]
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else "none named"
     if architecture not in ARCHITECTURES:
         raise ModelError(
             f"{source}: memory can be reckoned for {' and '.join(ARCHITECTURES)} only, this is "
@@ -161,7 +176,7 @@ def parse_facts(config: Mapping[str, Any], source: str) -> CheckpointFacts:
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         window = config.get("sliding_window") if architecture.startswith("Mistral") else None
-        return CheckpointFacts(
+        facts = CheckpointFacts(
             source=source,
             architecture=architecture,
             layers=int(config["num_hidden_layers"]),
@@ -174,15 +189,19 @@ def parse_facts(config: Mapping[str, Any], source: str) -> CheckpointFacts:
             tied_embeddings=bool(config.get("tie_word_embeddings", False)),
             max_positions=int(config["max_position_embeddings"]),
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
-            sliding_window=None if window is None else int(window),
+            sliding_window=int(window) if window else None,
             attention_bias=bool(config.get("attention_bias", False)),
             mlp_bias=bool(config.get("mlp_bias", False)),
             quantization=read_quantization(config.get("quantization_config")),
         )
     except KeyError as error:
         raise ModelError(f"{source}: config.json lacks {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{source}: config.json has a value of the wrong type: {error}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"{source}: config.json has a wrong value: {error}") from None
+    for name in _SIZES:
+        if getattr(facts, name) < 1:
+            raise ModelError(f"{source}: config.json has a wrong value: {name} is below 1")
+    return facts
 
 
 def stored_bytes(path: Path) -> int | None:

@@ -10,9 +10,10 @@ Overhead is an estimate that errs on the high side. Its parts and where they com
   freed before its end: T x (2 hidden + 2 (heads + kv_heads) head_dim / tp + 3 intermediate / tp)
   x dtype, after the tensors that live in vLLM's decoder layer (residual, hidden, q, k, v,
   attention output, gate, up, their product);
-- sampling, `max_num_seqs` rows of the vocabulary: fp32 logits, a processed copy, sorted values,
-  their int64 positions, probabilities, cumulated probabilities: 28 bytes an entry and the model's
-  own dtype;
+- sampling, a row of the vocabulary for each of `max_num_seqs` and the spare sequences (whose
+  cache is bounded when they are admitted): fp32 logits, a processed copy, sorted values, their
+  int64 positions, probabilities, cumulated probabilities: 28 bytes an entry and the model's own
+  dtype;
 - the device's context and libraries: 0.5 GiB (vLLM logs 0.2 GiB of `non_torch_memory` beside a
   CUDA context of about 0.3 GiB), and 1 GiB more for NCCL where one model is split over devices;
 - CUDA graphs: 0.5 GiB unless compilation is off (vLLM estimates 0.2-0.4 GiB in its start log).
@@ -160,7 +161,7 @@ def _overhead(facts: CheckpointFacts, config: EngineConfig, hardware: Hardware) 
     heads = 2 * (facts.heads + facts.kv_heads) * facts.head_dim
     width = 2 * facts.hidden + (heads + 3 * facts.intermediate) // split
     activations = step_tokens(config, hardware) * width * size
-    sampling = config.max_num_seqs * facts.vocab * (_SAMPLER_BYTES + size)
+    sampling = (config.max_num_seqs + config.spare) * facts.vocab * (_SAMPLER_BYTES + size)
     if hardware.device == "cpu":
         return activations + sampling + _CPU_PROCESSES
     fixed = _CONTEXT + (_GRAPHS if config.compile == "auto" else 0)
@@ -171,8 +172,9 @@ def _overhead(facts: CheckpointFacts, config: EngineConfig, hardware: Hardware) 
 
 def step_tokens(config: EngineConfig, hardware: Hardware) -> int:
     """Tokens of the largest step: as set, else vLLM's default for a device of that size."""
-    default = 8192 if hardware.device == "gpu" and hardware.memory_gib >= 70 else 2048
-    return config.max_num_batched_tokens or max(default, config.max_num_seqs)
+    large = hardware.device == "gpu" and hardware.memory_gib >= 70
+    default = 8192 if large and "a100" not in hardware.name.lower() else 2048
+    return config.max_num_batched_tokens or max(default, config.max_num_seqs + config.spare)
 
 
 def _problems(

@@ -16,6 +16,7 @@ class Quantization:
 
     `bits` None: the method's layout isn't known here. `group_size` counts input features that
     share one scale, None for one scale per output channel. `zero_points` are packed like weights.
+    `floating`: weights are floats, not integers; `activation_bits` 16: activations are left alone.
     """
 
     method: str
@@ -24,6 +25,8 @@ class Quantization:
     zero_points: bool = False
     scale_bytes: int = 2
     index_bytes: int = 0
+    floating: bool = False
+    activation_bits: int = 16
 
     def linear_bytes(self, inputs: int, outputs: int) -> int:
         """Bytes of one layer without its bias. Raises ValueError where `bits` isn't known."""
@@ -82,4 +85,6 @@ def _compressed_tensors(config: Mapping[str, Any]) -> Quantization:
         int(weights["num_bits"]),
         weights.get("group_size") if weights["strategy"] == "group" else None,
         zero_points=not weights.get("symmetric", True),
+        floating=weights.get("type") == "float",
+        activation_bits=int((groups[0].get("input_activations") or {}).get("num_bits") or 16),
     )

@@ -69,9 +69,11 @@ class Plan:
         predicted = [row for row in self.rows if row.prediction is not None]
         return max(predicted, key=lambda row: _speed(row), default=None)
 
-    def _order(self, row: Row) -> tuple[int, bool, float]:
+    def _order(self, row: Row) -> tuple[int, bool, float, bool]:
         other = row.config is not None and row.config.dtype != self.facts.dtype
-        return row.precision.loss, row.precision.loss == 0 and other, -_speed(row)
+        # Where speeds are unknown, on a CPU: it has instructions for 8-bit integers, seldom floats.
+        slow = row.prediction is None and row.precision.name == "fp8"
+        return row.precision.loss, row.precision.loss == 0 and other, -_speed(row), slow
 
 
 def make_plan(
@@ -89,6 +91,9 @@ def make_plan(
 
 def _row(precision: Precision, facts: CheckpointFacts, platform: Platform, load: Load) -> Row:
     device = platform.device
+    if facts.heads % platform.gpus:
+        why = f"{facts.heads} attention heads can't be shared by {platform.gpus} GPUs"
+        return Row(precision, ruled_out=why)
     found = route(precision, facts, device)
     if isinstance(found, str):
         return Row(precision, ruled_out=found)
@@ -97,6 +102,7 @@ def _row(precision: Precision, facts: CheckpointFacts, platform: Platform, load:
     config = engine_config(
         found.dtype,
         max_num_seqs=load.concurrency,
+        spare_seqs=0,
         max_model_len=max(tokens, 16),
         max_num_batched_tokens=platform.step_tokens,
         parallel=ParallelConfig(tensor=platform.gpus),

@@ -70,16 +70,15 @@ class Route:
 def route(precision: Precision, facts: CheckpointFacts, device: Device) -> Route | str:
     """How it runs, or why it can't."""
     stored = facts.quantization
-    if stored is not None and stored.method != precision.method:
-        return f"the checkpoint is quantized with {stored.method} already"
+    if stored is not None and _stored_as(stored) != precision.name:
+        known = _stored_as(stored) or stored.describe()
+        return f"the checkpoint is quantized with {known} already"
     if precision.method is None:
         return _plain(precision, device)
     dtype = _sixteen_bits(facts, device)
     sixteen = _NUMBERS[dtype]
     if device.kind == "cpu":
-        if precision.name == "fp8":
-            return "vLLM has no fp8 kernels for a CPU"
-        return Route(dtype, "int8", "8-bit activations")
+        return _quantized_on_cpu(precision, dtype)
     if precision.name == "w8a8":
         return Route(dtype, "int8", "8-bit weights and activations, int8 tensor cores")
     if precision.name == "fp8" and "fp8" in device.rates:
@@ -113,6 +112,20 @@ def engine_config(dtype: Dtype, **settings: Any) -> EngineConfig:
     return EngineConfig.model_validate({"dtype": dtype, **settings})
 
 
+def _stored_as(stored: Quantization) -> str | None:
+    """The precision it amounts to; None for one that isn't planned for."""
+    if stored.method != "compressed-tensors":
+        return stored.method
+    match stored.bits, stored.floating, stored.activation_bits:
+        case 8, True, _:
+            return "fp8"
+        case 8, False, 8:
+            return "w8a8"
+        case 4, False, 16:
+            return "awq" if stored.zero_points else "gptq"
+    return None
+
+
 def _plain(precision: Precision, device: Device) -> Route | str:
     dtype: Dtype
     for dtype in ("bfloat16", "float16", "float32"):
@@ -121,6 +134,17 @@ def _plain(precision: Precision, device: Device) -> Route | str:
     if precision.name not in device.rates:
         return f"{device.label} doesn't compute in {precision.name}"
     return Route(dtype, precision.name, "as it is")
+
+
+def _quantized_on_cpu(precision: Precision, dtype: Dtype) -> Route:
+    """None of these numbers is measured: such a row has a memory plan and no prediction."""
+    match precision.name:
+        case "fp8":
+            return Route(dtype, "fp8", "torch's scaled product, or vLLM's where it has AMX")
+        case "w8a8":
+            return Route(dtype, "int8", "8-bit weights and activations")
+    amx = "weights only; 8-bit activations with AMX" if dtype == "bfloat16" else "weights only"
+    return Route(dtype, "int8", amx)
 
 
 def _sixteen_bits(facts: CheckpointFacts, device: Device) -> Dtype:

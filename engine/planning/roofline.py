@@ -176,7 +176,7 @@ class _Part:
             "attention",
             total * kv_bytes_per_token(facts, self.config),
             ceilings.cache,
-            total * self._seen(tokens) / 2 * self.context_operations,
+            total * self._seen_on_average(tokens) * self.context_operations,
             ceilings.prefill.attention,
         )
         beside = self._beside(steps, sequences, total, ceilings.prefill)
@@ -223,3 +223,8 @@ class _Part:
     def _seen(self, context: float) -> float:
         window = self.facts.sliding_window
         return context if window is None else min(context, window)
+
+    def _seen_on_average(self, tokens: int) -> float:
+        """By a token of a prompt, which sees those before it as far as the window goes."""
+        window = self._seen(tokens)
+        return window - window**2 / (2 * tokens)

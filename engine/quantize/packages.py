@@ -77,10 +77,12 @@ def _install(target: Path, progress: Progress) -> None:
         ) from None
     try:
         _pip_install(partial)
-        if not _is_complete(target):
-            # Whole or not at all: another process may be waiting to look.
-            shutil.rmtree(target, ignore_errors=True)
+        try:
             partial.rename(target)
+        except OSError:
+            # Another process that ran for the first time was faster: what it put there is whole.
+            if not _is_complete(target):
+                raise QuantizeError(f"{target} is incomplete; remove it and try again") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.models import Progress, resolve
+from engine.models.directory import weight_files
 from engine.models.hub import wanted_files
 from engine.quantize.calibration import Calibration
 from engine.quantize.errors import QuantizeError, SettingsError
@@ -42,6 +44,7 @@ def quantize(
     """
     began = time.monotonic()
     check_output(output, overwrite=overwrite)
+    output = output.resolve()
     model = resolve(name, revision, progress).path
     _check_unquantized(model)
     if settings.method in GROUPED:
@@ -71,6 +74,11 @@ def quantize(
 
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raises SettingsError unless `output` is free, or is one of our own that may be replaced."""
+    if output.is_symlink() or os.path.ismount(output):
+        kind = "a symbolic link" if output.is_symlink() else "a mount point"
+        raise SettingsError(f"-o {output} is {kind}, which can't be replaced; name one inside it")
+    if Path.cwd().is_relative_to(output.resolve()):
+        raise SettingsError(f"-o {output} holds the working directory; name one inside it")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
@@ -112,9 +120,19 @@ def _put_in_place(partial: Path, output: Path) -> None:
     partial.chmod(0o755)
     for file in partial.iterdir():
         file.chmod(0o644)
-    if output.exists():
-        shutil.rmtree(output)
-    partial.rename(output)
+    if not output.exists():
+        partial.rename(output)
+        return
+    # Moved aside until the new one is there: at no moment are both lost.
+    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
+    old = output.rename(aside / output.name)
+    try:
+        partial.rename(output)
+    except OSError:
+        old.rename(output)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy_side_files(model: Path, target: Path) -> None:
@@ -125,7 +143,8 @@ def _copy_side_files(model: Path, target: Path) -> None:
 
 
 def _weight_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    names = weight_files(file.name for file in path.iterdir())
+    return sum((path / name).stat().st_size for name in names)
 
 
 def _calibration_record(

@@ -133,10 +133,21 @@ def _verdict(plan: Plan) -> list[str]:
     wanted = f"{plan.target:g} output tokens/s" if plan.target is not None else None
     if taken is None:
         best = plan.best
-        if best is None or best.prediction is None:
-            return ["None fits: take more or larger devices, fewer requests at once, or less text."]
-        most = f"{best.prediction.output_tokens_per_s:,.0f} with {best.precision.name}"
-        return [f"None reaches {wanted}: the most is {most}."]
+        unknown = [row.precision.name for row in plan.rows if row.fits and row.prediction is None]
+        if best is not None and best.prediction is not None:
+            most = f"{best.prediction.output_tokens_per_s:,.0f} with {best.precision.name}"
+            lines = [f"None reaches {wanted}: the most is {most}."]
+            if unknown:
+                lines.append(f"The speed of {', '.join(unknown)} is not known here.")
+            return lines
+        if unknown:
+            return [
+                f"Whether one reaches {wanted} can't be told: the speed of those that fit is not "
+                "known here."
+            ]
+        if all(row.ruled_out for row in plan.rows):
+            return ["None runs here; each row says why."]
+        return ["None fits: take more or larger devices, fewer requests at once, or less text."]
     lines = [f"Take {taken.precision.name}: {_why(taken, plan)}."]
     if plan.target and taken.prediction is not None:
         spare = taken.prediction.output_tokens_per_s / plan.target

@@ -153,6 +153,8 @@ def quantize(
         fail(str(error), Exit.INVALID)
     except QuantizeError as error:
         fail(str(error))
+    except OSError as error:  # the disk is full, say
+        fail(f"-o {output}: {error}")
     except KeyboardInterrupt:
         fail("interrupted; nothing was written", Exit.INTERRUPTED)
     typer.echo(json.dumps(report, indent=2) if as_json else summary(report, output))

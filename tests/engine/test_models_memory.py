@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,6 +180,49 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="lacks 'vocab_size'"):
         read_facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_attention_heads": 0},
+        {"vocab_size": -1},
+        {"hidden_size": "wide"},
+        {"num_hidden_layers": 1e999},
+        {"quantization_config": [4]},
+        {"architectures": 7},
+    ],
+)
+def test_a_config_that_makes_no_model_is_said_to_be_wrong(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | changed))
+    with pytest.raises(ModelError):
+        read_facts(tmp_path)
+
+
+def test_a_config_that_is_no_object_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match="holds no JSON object"):
+        read_facts(tmp_path)
+
+
+def test_a_hub_that_can_not_be_reached_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise httpx2.ProxyError("407 Proxy Authentication Required")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(ModelError, match=r"can't be fetched \(407 Proxy"):
+        find_facts("org/unheard-of", online=True)
+
+
+def test_spare_sequences_are_sampled_too() -> None:
+    none, some = (
+        plan_memory(find_facts(MISTRAL), EngineConfig(max_num_seqs=32, spare_seqs=spare), Machine())
+        for spare in (0, 4)
+    )
+    assert some.overhead - none.overhead == 4 * 32768 * 30
+    assert some.kv_needed == none.kv_needed
 
 
 def test_the_mistral_format_tells_the_same_facts(tmp_path: Path) -> None:

@@ -127,6 +127,15 @@ def test_a_sliding_window_bounds_what_attention_reads() -> None:
     assert far.decode.seconds == near.decode.seconds
 
 
+def test_a_prompt_longer_than_the_window_attends_to_a_whole_window_after_its_beginning() -> None:
+    facts = replace(find_facts(MISTRAL), sliding_window=1000)
+    slow = ceilings(prefill=replace(FAST, attention=Limit(1e9)))
+    config = EngineConfig(dtype="float16")
+    found = predict(facts, config, slow, Load(1, 4000, 2), 2048).prefill.terms[1].seconds
+    seen = sum(min(token, 1000) for token in range(4000))
+    assert found == pytest.approx(seen * 4 * 32 * 128 * 32 / 1e9, rel=0.001)
+
+
 def test_throughput_counts_the_prefill_and_every_step_after_the_first_token() -> None:
     found = predicted(REFERENCE, ceilings())
     seconds = found.prefill.seconds + 127 * found.decode.seconds
@@ -277,6 +286,38 @@ def test_an_unknown_precision_or_number_of_gpus_is_refused_with_what_there_is() 
         find_precisions("int3")
     with pytest.raises(PlanError, match="--gpus 3: layers are split over 1, 2, 4, 8"):
         gpu_platform("h100", 3)
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "precision"),
+    [
+        ({"num_bits": 8, "type": "float", "strategy": "channel"}, {"num_bits": 8}, "fp8"),
+        ({"num_bits": 8, "type": "int", "strategy": "channel"}, {"num_bits": 8}, "w8a8"),
+        ({"num_bits": 4, "strategy": "group", "group_size": 128}, None, "gptq"),
+        (
+            {"num_bits": 4, "strategy": "group", "group_size": 128, "symmetric": False},
+            None,
+            "awq",
+        ),
+        ({"num_bits": 8, "type": "int", "strategy": "channel"}, None, None),
+    ],
+)
+def test_compressed_tensors_are_planned_as_what_they_hold(
+    weights: dict[str, Any], activations: dict[str, Any] | None, precision: str | None
+) -> None:
+    groups = {"group_0": {"weights": weights, "input_activations": activations}}
+    stored = {"quant_method": "compressed-tensors", "config_groups": groups}
+    facts = parse_facts(LLAMA_2_70B | {"quantization_config": stored}, "published")
+    made = make_plan(facts, gpu_platform("h200"), REFERENCE)
+    runs = [each.precision.name for each in made.rows if not each.ruled_out]
+    assert runs == ([precision] if precision else [])
+
+
+def test_heads_that_the_gpus_can_not_share_rule_every_row_out() -> None:
+    facts = replace(find_facts(MISTRAL), heads=6, kv_heads=2)
+    made = make_plan(facts, gpu_platform("h100", 4), REFERENCE)
+    said = "6 attention heads can't be shared by 4 GPUs"
+    assert {each.ruled_out for each in made.rows} == {said}
 
 
 def test_a_layout_that_is_not_known_is_a_row_that_is_ruled_out() -> None:

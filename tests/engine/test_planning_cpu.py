@@ -76,6 +76,9 @@ def test_a_format_that_was_not_measured_is_ruled_out_or_its_speed_is_unknown() -
     assert rows["w8a8"].fits
     assert rows["w8a8"].prediction is None
     assert plan.taken is rows["bf16"]
+    assert rows["fp8"].fits
+    with_target = make_plan(plan.facts, plan.platform, LOAD, target=1e9)
+    assert with_target.taken is None
 
 
 def test_layers_are_measured_at_the_sizes_of_the_load() -> None:

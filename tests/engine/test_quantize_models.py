@@ -183,6 +183,33 @@ def test_what_was_not_made_here_is_never_overwritten(tiny: Path, tmp_path: Path)
     assert (tmp_path / "thesis.txt").is_file()
 
 
+def test_a_place_that_can_not_be_moved_is_refused_before_anything_is_read(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(SettingsError, match="is a symbolic link"):
+        make(tiny, tmp_path / "link", choose_settings("fp8"))
+    with pytest.raises(SettingsError, match="is a mount point"):
+        make(tiny, Path("/proc"), choose_settings("fp8"), overwrite=True)
+    monkeypatch.chdir(tmp_path / "real")
+    with pytest.raises(SettingsError, match="holds the working directory"):
+        make(tiny, Path("."), choose_settings("fp8"))
+
+
+def test_an_old_checkpoint_is_replaced_when_the_new_one_is_whole(
+    made: Callable[..., Path], tiny: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "made"
+    output.mkdir()
+    (output / REPORT).touch()
+    (output / "stale").touch()
+    make(tiny, output, choose_settings("fp8"), overwrite=True)
+    assert report(output)["method"] == "fp8"
+    assert not (output / "stale").exists()
+    assert list(tmp_path.iterdir()) == [output]
+
+
 def test_a_model_that_is_quantized_already_is_refused(
     made: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -62,6 +62,24 @@ def test_a_target_out_of_reach_is_exit_code_3_and_says_what_is_in_reach(cli: Cli
     assert "None reaches 100000 output tokens/s: the most is" in answer.stdout
 
 
+def test_where_no_precision_runs_it_says_so(cli: CliRunner) -> None:
+    answer = cli.invoke(app, ["plan", "-m", MISTRAL, "--gpu", "t4", "--precision", "bf16"])
+    assert answer.exit_code == 3
+    assert "None runs here; each row says why." in answer.stdout
+
+
+def test_a_target_is_not_denied_where_no_speed_is_known(
+    cli: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = Reached(20e9, 300e9, 600e9, 25e9, 50e9, 40e-6, 400e-6)
+    shapes = shapes_of(find_facts("smollm2-135m-instruct"), Load(32, 128, 128))
+    machine = Machine(memory_gib=16.0, threads=2, shapes=shapes, reached={"bf16": reached})
+    monkeypatch.setattr("engine.planning.measure", lambda *_, **__: machine)
+    answer = cli.invoke(app, ["plan", "--precision", "awq", "--target-tokens-per-s", "100"])
+    assert answer.exit_code == 3
+    assert "Whether one reaches 100 output tokens/s can't be told" in answer.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -88,6 +90,18 @@ def test_a_quantization_that_fails_ends_with_one(
     assert "GATEWAY_QUANTIZE_PACKAGES" in answer.stderr
 
 
+def test_a_disk_that_is_full_is_an_error_and_no_traceback(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("engine.quantize.quantize", fail)
+    answer = quantize(model, "--method", "fp8", "-o", tmp_path / "made")
+    assert answer.exit_code == FAILED
+    assert "No space left on device" in answer.stderr
+
+
 def test_json_prints_the_report(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +128,7 @@ def test_sigterm_ends_the_quantizing_process_too_and_leaves_nothing(
         (packages / name).mkdir(parents=True)
         (packages / name / "__init__.py").touch()
     os.mkfifo(tmp_path / "started")
+    started = os.open(tmp_path / "started", os.O_RDONLY | os.O_NONBLOCK)
     source = f"import os, time\nopen({str(tmp_path / 'started')!r}, 'w').write(str(os.getpid()))\n"
     (packages / "torch.py").write_text(source + "time.sleep(600)\n")
     output = tmp_path / "out" / "made"
@@ -123,9 +138,12 @@ def test_sigterm_ends_the_quantizing_process_too_and_leaves_nothing(
         env={**os.environ, "GATEWAY_QUANTIZE_PACKAGES": str(packages)},
         stderr=subprocess.PIPE,
     ) as program:
-        worker = int((tmp_path / "started").read_text())
+        if not select.select([started], [], [], 120)[0]:
+            program.kill()
+        worker = int(os.read(started, 32))
         program.terminate()
         assert program.wait(60) == 128 + signal.SIGTERM
+    os.close(started)
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
     assert list(output.parent.iterdir()) == []
