@@ -41,7 +41,7 @@ conformance: setup-dev ## other people's clients and suites against our server: 
 fuzz: setup-dev ## requests made up from OpenAI's description and ours: ARGS='--cases 10000'
 	@exec $(PY) -m tests.conformance.fuzz $(ARGS)
 
-load-tools: setup ## install Locust, GuideLLM and k6 in an environment of their own
+load-tools: setup ## install Locust and GuideLLM in an environment of their own
 	@$(PY) -m scripts.loadtools
 
 agreement: setup load-tools ## other people's load tools beside ours: ARGS='--serve configs/default.yaml'

@@ -21,6 +21,7 @@ The commands are `python -m bench.NAME`:
     fake        a scripted server without a model
 
 A command of several files is a package and begins in its `__main__`. `load` is the load generator
-of those with the tiny model, `tiny` that model and its servers. The files beside them belong to
-`throughput` and `compare`, or to all; only `profile` imports a package.
+of those with the tiny model, `tiny` that model and its servers, `datasets` what `throughput` and
+`sweep` send; `sweeping`, `suiting`, `tenancy` and `simulation` are what `sweep`, `suite`, `tenants`
+with `overload`, and `simulate` are made of. The other files belong to one command or to all.
 """

@@ -162,7 +162,8 @@ async def complete(
         ) as response:
             answered = True
             if response.status != 200:
-                raise RefusedAnswerError(f"http_{response.status}", await response.text())
+                detail = await response.text(errors="replace")
+                raise RefusedAnswerError(f"http_{response.status}", detail)
             if expected.stream:
                 return await _read_stream(response, start, expected)
             return _read_object(await response.read(), start, expected)

@@ -22,12 +22,15 @@ from bench.cli import (
     add_key_option,
     add_load_options,
     at_least,
+    check_outputs,
     command_parser,
+    early_exit,
     positive,
+    redacted,
     run,
     settings_from,
 )
-from bench.comparison import Round, compare_rounds, to_markdown, to_record
+from bench.comparison import INTERRUPTED, Round, compare_rounds, to_markdown, to_record
 from bench.contenders import Contender, Contestant, parse_contender, up
 from bench.errors import BenchError
 from bench.measure import Settings
@@ -125,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _compare(args: argparse.Namespace) -> Exit:
+    check_outputs(args, "json", "markdown", "svg")
     settings = settings_from(args)
     (first, second), environment = _contenders(args)
     environ = {**environment, **os.environ, **_assignments(args.env)}
@@ -134,11 +138,18 @@ async def _compare(args: argparse.Namespace) -> Exit:
         one = await _started(stack, first, environ, args, console)
         other = await _started(stack, second, environ, args, console)
         with live_progress(console) as bar:
-            rounds, interrupted = await _rounds((one, other), settings, args, bar)
+            rounds, stopped = await _rounds((one, other), settings, args, bar)
     names = (first.name, second.name)
-    effective = {name: environ[name] for name in {**environment, **_assignments(args.env)}}
-    servers = {one.name: {"url": one.url, "command": one.command} for one in (first, second)}
-    return _published(names, rounds, servers, effective, args, interrupted=interrupted)
+    effective = [f"{name}={environ[name]}" for name in {**environment, **_assignments(args.env)}]
+    servers = {
+        one.name: {
+            "url": one.url and redacted([one.url])[0],
+            "command": redacted(one.command),
+        }
+        for one in (first, second)
+    }
+    shown = _assignments(redacted(effective))
+    return _published(names, rounds, servers, shown, args, stopped=stopped)
 
 
 def _contenders(args: argparse.Namespace) -> tuple[tuple[Contender, Contender], dict[str, str]]:
@@ -198,8 +209,8 @@ async def _rounds(
     settings: Settings,
     args: argparse.Namespace,
     bar: Progress,
-) -> tuple[list[Round], bool]:
-    """Every complete round, and whether an interruption ended them."""
+) -> tuple[list[Round], str | None]:
+    """Every complete round, and what ended them early. Raises BenchError: in the first."""
     rounds: list[Round] = []
     try:
         for number in range(1, args.rounds + 1):
@@ -207,14 +218,18 @@ async def _rounds(
             fresh = replace(settings, seed=settings.seed + number - 1)
             one = await _round(number, both, fresh, args, bar)
             if one is None:
-                return rounds, True
+                return rounds, INTERRUPTED
             rounds.append(one)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
-        return rounds, True
-    return rounds, False
+        return rounds, INTERRUPTED
+    except BenchError as error:
+        if not rounds:
+            raise
+        return rounds, str(error)
+    return rounds, None
 
 
 async def _round(
@@ -246,19 +261,19 @@ def _published(
     environment: Mapping[str, str],
     args: argparse.Namespace,
     *,
-    interrupted: bool,
+    stopped: str | None,
 ) -> Exit:
     findings = compare_rounds(names, rounds)
-    markdown = to_markdown(names, rounds, findings)
+    markdown = to_markdown(names, rounds, findings, stopped)
     print(markdown, end="")
     if args.json is not None:
-        write_json(args.json, to_record(names, rounds, findings, servers, environment))
+        write_json(args.json, to_record(names, rounds, findings, servers, environment, stopped))
     if args.markdown is not None:
         args.markdown.write_text(markdown, encoding="utf-8")
     if args.svg is not None:
         args.svg.write_text(to_svg(names, findings), encoding="utf-8")
-    if interrupted:
-        return Exit.INTERRUPTED
+    if stopped is not None:
+        return early_exit(stopped)
     failed = any(any_failed(record) for one in rounds for record in one.records.values())
     return Exit.FAILED_REQUESTS if failed else Exit.OK
 

@@ -11,6 +11,8 @@ from bench.stats import bootstrap_median
 
 SCHEMA_VERSION = 1
 NO_CONCLUSION = "no conclusion"
+# What ended a run early, where no error did.
+INTERRUPTED = "interrupted"
 _IDLE_LIMIT = 0.05
 # Two equal servers are on the same side of each other in both of two rounds half of the time, in
 # all of five one time in sixteen.
@@ -113,11 +115,14 @@ def to_record(
     findings: Sequence[Finding],
     servers: Mapping[str, Any],
     environment: Mapping[str, str],
+    stopped: str | None = None,
 ) -> dict[str, Any]:
-    """The JSON of `--json`. `rounds` holds the full report of each measurement."""
+    """The JSON of `--json`. `rounds` holds the full report of each measurement; `stopped` says
+    what ended them early."""
     return {
         "schema": "bench.compare",
         "schema_version": SCHEMA_VERSION,
+        "stopped": stopped,
         "names": list(names),
         "servers": dict(servers),
         "environment": dict(environment),
@@ -127,10 +132,14 @@ def to_record(
 
 
 def to_markdown(
-    names: tuple[str, str], rounds: Sequence[Round], findings: Sequence[Finding]
+    names: tuple[str, str],
+    rounds: Sequence[Round],
+    findings: Sequence[Finding],
+    stopped: str | None = None,
 ) -> str:
     """The rounds, then the ratios; both as tables."""
     lines = [
+        *not_complete(stopped),
         *_rounds_table(names, rounds),
         "",
         f"Ratios are {names[0]} / {names[1]}: the median of the rounds with its bootstrap 95% "
@@ -144,7 +153,7 @@ def to_markdown(
         f"| {found.median_ratio:.3f} | {found.low:.3f} to {found.high:.3f} | {found.verdict} |"
         for found in findings
     ]
-    return "\n".join([*lines, *_remarks(rounds)]) + "\n"
+    return "\n".join([*lines, *_remarks(names, rounds)]) + "\n"
 
 
 def _rounds_table(names: tuple[str, str], rounds: Sequence[Round]) -> list[str]:
@@ -166,13 +175,37 @@ def _rounds_table(names: tuple[str, str], rounds: Sequence[Round]) -> list[str]:
     return lines
 
 
-def _remarks(rounds: Sequence[Round]) -> list[str]:
+def not_complete(stopped: str | None) -> list[str]:
+    """The paragraph that begins a report of less than was asked for, as lines of Markdown."""
+    if stopped is None:
+        return []
+    return [f"**Not complete: {' '.join(stopped.split())}.** What had been measured is here.", ""]
+
+
+def _uncompared(names: tuple[str, str], rounds: Sequence[Round]) -> list[str]:
+    """The metrics of both servers that a 0 keeps from having ratios."""
+    clean = [one for one in rounds if one.clean]
+    remarks = []
+    for metric in METRICS:
+        read = {name: [metric.read(one.records[name]) for one in clean] for name in names}
+        if any(value is None for values in read.values() for value in values):
+            continue
+        remarks += [
+            f"{metric.label}: not compared, as {name} has 0 in {zeros} of {len(clean)} rounds."
+            for name, values in read.items()
+            if (zeros := values.count(0.0))
+        ]
+    return remarks
+
+
+def _remarks(names: tuple[str, str], rounds: Sequence[Round]) -> list[str]:
     remarks = []
     if len(rounds) < FEWEST_ROUNDS:
         remarks.append(f"Fewer than {FEWEST_ROUNDS} rounds allow no conclusion.")
     faulty = [str(one.number) for one in rounds if not one.clean]
     if faulty:
         remarks.append(f"Not compared, as requests failed: round {', '.join(faulty)}.")
+    remarks += _uncompared(names, rounds)
     idle = [record.get("idle_server_cores") for one in rounds for record in one.records.values()]
     busiest = max((share for share in idle if share is not None), default=0.0)
     if busiest > _IDLE_LIMIT:

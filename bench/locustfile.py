@@ -79,7 +79,8 @@ def _send(user: CompletionUser, model: str, prompt: dict[str, Any]) -> Answer | 
                 raise RefusedAnswerError(f"HTTP {response.status_code}: {_beginning(response)}")
             lines = iter(lambda: response.stream.readline(b"\n"), b"")
             answer = read_answer(lines, start)
-        except (RefusedAnswerError, ValueError, KeyError, OSError) as error:
+        except Exception as error:
+            # Whatever cuts an answer short, such as a parser's own kind of error, is a failure.
             response.failure(f"{type(error).__name__}: {error}")
             return None
         # Locust's own row would end at the headers.

@@ -15,7 +15,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import Exit, at_least, command_parser, event_loop_name, positive, run
+from bench.cli import Exit, at_least, check_outputs, command_parser, event_loop_name, positive, run
 from bench.client import new_session
 from bench.contenders import Contender
 from bench.facts import client_facts
@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _overload(args: argparse.Namespace) -> Exit:
+    check_outputs(args, "json", "markdown", "svg")
     console = Console(stderr=True)
     found: dict[str, Storm] = {}
     with TemporaryDirectory(prefix="bench-overload-") as directory:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.cli import Exit, run
+from bench.cli import Exit, check_outputs, redacted, run
 from bench.contenders import Contender, Contestant, parse_contender, up
 from bench.errors import BenchError
 from bench.progress import live_progress
@@ -45,7 +45,7 @@ async def _sweep(args: argparse.Namespace) -> Exit:
     wanted = [settings_at(args, load, 0) for load in loads]
     if args.search and not wanted[0].slo.given:
         raise BenchError("--search needs --slo: what is the highest load to meet?")
-    _check_outputs(args)
+    check_outputs(args, *OUTPUTS)
     previous = read_previous(args.previous) if args.previous else None
     console = Console(stderr=True, quiet=args.quiet)
     async with AsyncExitStack() as stack:
@@ -68,16 +68,9 @@ async def _sweep(args: argparse.Namespace) -> Exit:
     return _exit(meter)
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
-    for name in OUTPUTS:
-        path: Path | None = getattr(args, name)
-        if path is not None and not path.absolute().parent.is_dir():
-            raise BenchError(f"--{name} {path}: there is no directory {path.absolute().parent}")
-
-
 async def _started(stack: AsyncExitStack, args: argparse.Namespace, console: Console) -> Contestant:
     if args.serve is not None:
-        contender = gateway_on(args.serve, "gateway")
+        contender = gateway_on(Path(args.serve), "gateway")
     elif args.server is not None:
         contender = parse_contender(args.server)
     else:
@@ -147,13 +140,8 @@ def _exit(meter: Meter) -> Exit:
 
 
 def _shown(words: Sequence[str]) -> str:
-    """The command as others may read it: without the key."""
-    before = ["", *words]
-    shown = [
-        "KEY" if last == "--api-key" else "--api-key=KEY" if word.startswith("--api-key=") else word
-        for last, word in zip(before, words, strict=False)
-    ]
-    return shlex.join(["python", "-m", "bench.sweep", *shown])
+    """The command as others may read it."""
+    return shlex.join(["python", "-m", "bench.sweep", *redacted(words)])
 
 
 if __name__ == "__main__":

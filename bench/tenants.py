@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import Exit, at_least, command_parser, event_loop_name, positive, run
+from bench.cli import Exit, at_least, check_outputs, command_parser, event_loop_name, positive, run
 from bench.client import new_session
 from bench.facts import client_facts
 from bench.progress import live_progress
@@ -140,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _tenants(args: argparse.Namespace) -> Exit:
+    check_outputs(args, "json", "markdown", "svg")
     console = Console(stderr=True)
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(TemporaryDirectory(prefix="bench-tenants-"))

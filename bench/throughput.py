@@ -14,25 +14,22 @@ from rich.console import Console
 from bench.cli import (
     EXIT_CODES,
     Exit,
-    add_key_option,
     add_load_options,
+    check_outputs,
     command_parser,
     event_loop_name,
-    positive,
     run,
     settings_from,
 )
 from bench.client import Target, new_session
 from bench.datasets import prepare
-from bench.errors import BenchError
 from bench.facts import client_facts, read_server
 from bench.measure import Measurement, Settings, check_fits, measure
 from bench.progress import LiveProgress, live_progress
 from bench.report import any_failed, print_report, to_record, write_json
-from bench.server import ChildServer, free_port, running_server
+from bench.served import DEFAULT_URL, add_server_options, served
+from bench.server import ChildServer
 from bench.utilization import sampled
-
-DEFAULT_URL = "http://127.0.0.1:8000/v1"
 
 _DESCRIPTION = """\
 Measure the token throughput and the latencies of an OpenAI-compatible server.
@@ -96,28 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("python -m bench.throughput", _DESCRIPTION, _EXAMPLES)
-    server = parser.add_argument_group("server")
-    where = server.add_mutually_exclusive_group()
-    where.add_argument(
-        "--base-url",
-        action="append",
-        metavar="URL",
-        help=f"repeatable: requests go to each in turn (default: {DEFAULT_URL})",
-    )
-    where.add_argument(
-        "--serve",
-        metavar="CONFIG",
-        help="start `gateway serve --config CONFIG` on a free port, and stop it afterwards",
-    )
-    server.add_argument("--model", metavar="NAME", help="default: the first the server lists")
-    add_key_option(server)
-    server.add_argument(
-        "--start-timeout",
-        type=positive,
-        default=900.0,
-        metavar="S",
-        help="with --serve: seconds to wait until the server is ready (default: 900)",
-    )
+    add_server_options(parser, several=True)
     add_load_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the full report to FILE")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -126,14 +102,13 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _throughput(args: argparse.Namespace) -> Exit:
     settings = settings_from(args)
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        raise BenchError(f"--json {args.json}: there is no directory {args.json.absolute().parent}")
+    check_outputs(args, "json")
     console = Console(stderr=True, quiet=args.quiet)
     async with AsyncExitStack() as stack:
         base_urls = [url.rstrip("/") for url in args.base_url or [DEFAULT_URL]]
         servers: list[ChildServer | str] = [*base_urls]
         if args.serve is not None:
-            child = await _started(stack, args, console)
+            child = await served(stack, args, console)
             base_urls, servers = [child.base_url], [child]
         async with sampled(servers) as sampling:
             found = await _measured(base_urls, settings, args, console)
@@ -141,25 +116,6 @@ async def _throughput(args: argparse.Namespace) -> Exit:
     begun = found.started_at.timestamp()
     record["server"]["utilization"] = sampling.summary(begun, begun + record["duration_s"])
     return _published(record, args)
-
-
-async def _started(
-    stack: AsyncExitStack, args: argparse.Namespace, console: Console
-) -> ChildServer:
-    port = free_port()
-    command = [sys.executable, "-m", "gateway", "serve", "--config", args.serve]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    with console.status("starting the server") as status:
-        server = await stack.enter_async_context(
-            running_server(
-                command,
-                port,
-                start_timeout_s=args.start_timeout,
-                on_wait=lambda waited: status.update(f"starting the server: {waited:.0f} s"),
-            )
-        )
-    console.print(f"the server was ready after {server.ready_after_s:.1f} s")
-    return server
 
 
 async def _measured(

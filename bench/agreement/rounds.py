@@ -11,6 +11,8 @@ from bench.agreement.judging import Pair
 from bench.agreement.load import Figures, Load, PromptFields
 from bench.agreement.running import run_tool
 from bench.agreement.tool import Tool
+from bench.comparison import INTERRUPTED
+from bench.errors import BenchError
 
 
 async def run_rounds(
@@ -22,11 +24,12 @@ async def run_rounds(
     rounds: int,
     timeout_s: float,
     on_run: Callable[[str], None],
-) -> tuple[list[Pair], bool]:
-    """Every complete pair, and whether an interruption ended them; ours warms the server up first.
+) -> tuple[list[Pair], str | None]:
+    """Every complete pair, and what ended them early; ours warms the server up first.
 
     `prompts` are those of all runs of `tools`, written from the load's own seed. Nothing is sent
-    twice, as the server keeps what it has seen in its prefix cache. Raises BenchError.
+    twice, as the server keeps what it has seen in its prefix cache. Raises BenchError: before the
+    first pair.
     """
     pairs: list[Pair] = []
     supply, seeds = iter(prompts), count(load.seed + 1)
@@ -50,5 +53,9 @@ async def run_rounds(
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
-        return pairs, True
-    return pairs, False
+        return pairs, INTERRUPTED
+    except BenchError as error:
+        if not pairs:
+            raise
+        return pairs, str(error)
+    return pairs, None

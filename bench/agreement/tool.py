@@ -13,7 +13,6 @@ from bench.agreement.load import Figures, Load, PromptFields
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".loadtools"
-INSTALL = "install it with `make load-tools`"
 
 
 @dataclass(frozen=True, slots=True)

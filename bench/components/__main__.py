@@ -15,19 +15,19 @@ import aiohttp
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import Exit, event_loop_name, run
+from bench.cli import Exit, check_outputs, event_loop_name, run
 from bench.client import Target
 from bench.components.chart import to_svg
 from bench.components.exchange import traced_session
 from bench.components.findings import Case, names
-from bench.components.options import KINDS, check_outputs, parser
+from bench.components.options import KINDS, OUTPUTS, parser
 from bench.components.report import to_markdown, to_record
 from bench.components.run import Load, Measuring, round_trip_ms
 from bench.errors import BenchError
 from bench.facts import ServerFacts, client_facts, read_server
 from bench.progress import LiveProgress, live_progress
 from bench.report import write_json
-from bench.server import free_port, running_server
+from bench.served import served
 from bench.workload import build_workload
 
 _COUNTED: Final = 8
@@ -40,12 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _components(args: argparse.Namespace) -> Exit:
-    check_outputs(args)
+    check_outputs(args, *OUTPUTS)
     console = Console(stderr=True, quiet=args.quiet)
     async with AsyncExitStack() as stack:
         base_url = args.base_url.rstrip("/")
         if args.serve is not None:
-            base_url = await _started(stack, args, console)
+            timed = ["server.server_timing=true"]
+            base_url = (await served(stack, args, console, settings=timed)).base_url
         session = await stack.enter_async_context(traced_session())
         server = await read_server(session, base_url, api_key=args.api_key, model=args.model)
         target = Target(base_url, args.endpoint, server.model, args.api_key)
@@ -84,23 +85,6 @@ async def _measured(
     with live_progress(console) as bar:
         await measuring.all(cases, lambda case: _watched(bar, case))
     return measuring
-
-
-async def _started(stack: AsyncExitStack, args: argparse.Namespace, console: Console) -> str:
-    port = free_port()
-    command = [sys.executable, "-m", "gateway", "serve", "--config", args.serve]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--set", "server.server_timing=true"]
-    with console.status("starting the server") as status:
-        server = await stack.enter_async_context(
-            running_server(
-                command,
-                port,
-                start_timeout_s=args.start_timeout,
-                on_wait=lambda waited: status.update(f"starting the server: {waited:.0f} s"),
-            )
-        )
-    console.print(f"the server was ready after {server.ready_after_s:.1f} s")
-    return server.base_url
 
 
 def _check_fits(load: Load, server: ServerFacts) -> None:

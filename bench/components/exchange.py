@@ -64,7 +64,7 @@ async def trace(
             trace_request_ctx=marks,
         ) as response:
             if response.status != 200:
-                raise _FailedError(f"http_{response.status}", await response.text())
+                raise _FailedError(f"http_{response.status}", await response.text(errors="replace"))
             read = _read_stream if expected.stream else _read_whole
             return await read(response, expected, start, marks.get("connect_s", 0.0))
     except _FailedError as error:

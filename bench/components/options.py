@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.cli import EXIT_CODES, add_key_option, at_least, command_parser, positive
-from bench.errors import BenchError
+from bench.cli import EXIT_CODES, at_least, command_parser, positive
+from bench.served import add_server_options
 
-DEFAULT_URL = "http://127.0.0.1:8000/v1"
 OUTPUTS = ("json", "svg", "markdown")
 KINDS = {"streamed": (True,), "whole": (False,), "both": (True, False)}
 
@@ -45,25 +44,10 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     made = command_parser("python -m bench.components", _DESCRIPTION, _EXAMPLES)
-    server = made.add_argument_group("server")
-    where = server.add_mutually_exclusive_group()
-    where.add_argument(
-        "--base-url", default=DEFAULT_URL, metavar="URL", help=f"default: {DEFAULT_URL}"
-    )
-    where.add_argument(
-        "--serve",
-        metavar="CONFIG",
-        help="start `gateway serve --config CONFIG --set server.server_timing=true` on a free "
+    add_server_options(
+        made,
+        serve="start `gateway serve --config CONFIG --set server.server_timing=true` on a free "
         "port, and stop it afterwards",
-    )
-    server.add_argument("--model", metavar="NAME", help="default: the first the server lists")
-    add_key_option(server)
-    server.add_argument(
-        "--start-timeout",
-        type=positive,
-        default=900.0,
-        metavar="S",
-        help="with --serve: seconds to wait until the server is ready (default: 900)",
     )
     _add_load(made.add_argument_group("load"))
     output = made.add_argument_group("output")
@@ -114,14 +98,6 @@ def _add_load(load: argparse._ArgumentGroup) -> None:
         metavar="S",
         help="seconds until a request counts as failed (default: 600)",
     )
-
-
-def check_outputs(args: argparse.Namespace) -> None:
-    """Raises BenchError: a file that is to be written has no directory."""
-    for option in OUTPUTS:
-        file: Path | None = getattr(args, option)
-        if file is not None and not file.absolute().parent.is_dir():
-            raise BenchError(f"--{option} {file}: there is no directory {file.absolute().parent}")
 
 
 def _concurrencies(text: str) -> tuple[int, ...]:

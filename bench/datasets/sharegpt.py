@@ -105,15 +105,15 @@ async def _prompts(
 
     async def prompt(one: Conversation) -> Prompt | None:
         fields, tokens, answer = one.fields(target.endpoint), None, None
-        if counter.leaves_no_trace:
-            try:
+        try:
+            if counter.leaves_no_trace:
                 async with at_once:
                     tokens = await counter.count(fields)
-            except PromptRefusedError:
-                return None
-        if settings.dataset.recorded_lengths and one.answer:
-            async with at_once:
-                answer = await _answer_tokens(one.answer, counter)
+            if settings.dataset.recorded_lengths and one.answer:
+                async with at_once:
+                    answer = await _answer_tokens(one.answer, counter)
+        except PromptRefusedError:
+            return None
         whole = (tokens or 0) + (answer or longest(settings.output_tokens))
         if server.max_model_len is not None and whole > server.max_model_len:
             return None
@@ -131,7 +131,8 @@ async def _prompts(
 
 async def _answer_tokens(answer: str, counter: TokenCounter) -> int:
     if counter.leaves_no_trace:
-        return max(1, await counter.count({"prompt": answer}))
+        fields = {"prompt": answer, "add_special_tokens": False}
+        return max(1, await counter.count(fields))
     return max(1, len(answer) // _CHARACTERS_PER_TOKEN)
 
 

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from bench.cli import Exit, run
 from bench.quality.measuring import Measuring
-from bench.quality.options import check, parser
+from bench.quality.options import check, names_model, parser
 from bench.quality.report import compare, to_markdown
-from bench.quality.served import base_url
 from bench.report import write_json
+from bench.served import served
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,11 @@ async def quality(args: argparse.Namespace) -> Exit:
     console = Console(stderr=True, quiet=args.quiet)
     measuring = Measuring(args, console)
     async with AsyncExitStack() as stack:
-        url = await base_url(stack, args, console)
+        url = args.base_url.rstrip("/")
+        if args.serve is not None:
+            is_model = names_model(args.serve)
+            server = await served(stack, args, console, settings=args.set, is_model=is_model)
+            url = server.base_url
         record = await measuring.record(url)
     if measuring.baseline is not None:
         record["baseline"] = compare(record, measuring.baseline)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.cli import add_key_option, at_least, command_parser, positive
+from bench.cli import at_least, check_outputs, command_parser, positive
 from bench.errors import BenchError
 from bench.quality.questions import SAMPLE
 from bench.quality.shipped import check_shots
-
-DEFAULT_URL = "http://127.0.0.1:8000/v1"
+from bench.served import add_server_options
 
 _DESCRIPTION = """\
 Measure how good the answers of an OpenAI-compatible server are, over its API alone.
@@ -75,10 +74,7 @@ def check(args: argparse.Namespace) -> None:
         raise BenchError("--text is for --perplexity")
     if args.tasks:
         _check_tasks(args)
-    for option in ("json", "markdown"):
-        path = getattr(args, option)
-        if path is not None and not path.absolute().parent.is_dir():
-            raise BenchError(f"--{option} {path}: there is no directory {path.absolute().parent}")
+    check_outputs(args, "json", "markdown")
 
 
 def _check_tasks(args: argparse.Namespace) -> None:
@@ -96,38 +92,29 @@ def _check_tasks(args: argparse.Namespace) -> None:
         check_shots(args.tasks, args.shots)
 
 
+def names_model(serve: str) -> bool:
+    """Whether `--serve` names a model, by its directory or on the hub, and no configuration."""
+    return not serve.endswith((".yaml", ".yml"))
+
+
 def _names(text: str) -> tuple[str, ...]:
     """An argparse type: names with commas between."""
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 def _add_server(found: argparse.ArgumentParser) -> None:
-    server = found.add_argument_group("server")
-    where = server.add_mutually_exclusive_group()
-    where.add_argument(
-        "--base-url", default=DEFAULT_URL, metavar="URL", help=f"default: {DEFAULT_URL}"
-    )
-    where.add_argument(
-        "--serve",
-        metavar="CONFIG|MODEL",
-        help="start `gateway serve` on a configuration (.yaml), a checkpoint's directory or a "
+    server = add_server_options(
+        found,
+        what="CONFIG|MODEL",
+        serve="start `gateway serve` on a configuration (.yaml), a checkpoint's directory or a "
         "model's name, and stop it afterwards",
-    )
+    ).group
     server.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="with --serve: override the configuration; repeatable",
-    )
-    server.add_argument("--model", metavar="NAME", help="default: the first the server lists")
-    add_key_option(server)
-    server.add_argument(
-        "--start-timeout",
-        type=positive,
-        default=900.0,
-        metavar="S",
-        help="with --serve: seconds to wait until the server is ready (default: 900)",
     )
     server.add_argument(
         "--concurrency",

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
+import psutil
+
 from bench.cli import Exit
 
 _LAST_LINES = 25
@@ -85,11 +87,21 @@ async def run_part(
             await asyncio.wait({reading})
         code = await child.wait()
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        _kill_tree(child)
         reading.cancel()
     code = Exit.INTERRUPTED if interrupted else code
     return Ran(shown, started_at, perf_counter() - start, code, tuple(last))
+
+
+def _kill_tree(part: asyncio.subprocess.Process) -> None:
+    """The part, and what it has started: servers have sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        alive = part.returncode is None
+        for one in psutil.Process(part.pid).children(recursive=True) if alive else ():
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(part.pid, signal.SIGKILL)
 
 
 async def _watch(reading: asyncio.Task[None], on_life: Callable[[], None]) -> None:

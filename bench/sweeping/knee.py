@@ -18,6 +18,8 @@ from bench.sweeping.points import TOTAL, Point, Spread
 from bench.sweeping.ranges import Load
 
 FEWEST_POINTS = 4
+# Of the highest throughput, where there is one round.
+_UNKNOWN_NOISE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,11 @@ def find_knee(points: Sequence[Point]) -> Knee:
     if len(curve) < FEWEST_POINTS:
         return Knee(None, f"No knee: {len(curve)} points are too few, {FEWEST_POINTS} are needed.")
     lowest, highest = (pick(spread.median for _, spread in curve) for pick in (min, max))
-    noise = max((spread.high - spread.low) / 2 for _, spread in curve)
-    if highest - lowest <= noise:
+    noise = max(spread.high - spread.low for _, spread in curve)
+    if min(len(point.records) for point in points) < 2:
+        # One round tells nothing of its noise.
+        noise = max(noise, _UNKNOWN_NOISE * highest)
+    if highest - lowest <= 2 * noise:
         return Knee(
             None,
             "No knee in this range: throughput changes no more over the loads than between rounds.",

@@ -8,17 +8,15 @@ from pathlib import Path
 
 from bench.cli import (
     EXIT_CODES,
-    add_key_option,
     add_load_options,
     at_least,
     command_parser,
-    positive,
     settings_from,
 )
 from bench.errors import BenchError
 from bench.measure import Settings
+from bench.served import add_server_options
 from bench.sweeping.ranges import NOTATION, Load, concurrencies, rates
-from bench.throughput import DEFAULT_URL
 
 OUTPUTS = ("json", "csv", "markdown", "svg", "html")
 _FEWEST_REQUESTS = 16
@@ -59,27 +57,10 @@ examples:
 
 def sweep_parser() -> argparse.ArgumentParser:
     parser = command_parser("python -m bench.sweep", _DESCRIPTION, _EXAMPLES)
-    server = parser.add_argument_group("server")
-    where = server.add_mutually_exclusive_group()
-    where.add_argument(
-        "--base-url", default=DEFAULT_URL, metavar="URL", help=f"default: {DEFAULT_URL}"
-    )
-    where.add_argument(
-        "--serve", type=Path, metavar="CONFIG", help="start `gateway serve --config CONFIG`"
-    )
-    where.add_argument(
+    add_server_options(parser).where.add_argument(
         "--server",
         metavar="NAME=COMMAND",
         help="start this command; {port} and {python} are filled in",
-    )
-    server.add_argument("--model", metavar="NAME", help="default: the first the server lists")
-    add_key_option(server)
-    server.add_argument(
-        "--start-timeout",
-        type=positive,
-        default=900.0,
-        metavar="S",
-        help="seconds to wait until a server that is started is ready (default: 900)",
     )
     add_load_options(parser)
     _add_range(parser)

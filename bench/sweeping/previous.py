@@ -13,6 +13,8 @@ from bench.errors import BenchError
 from bench.sweeping.points import TOTAL, TPOT_P50, TTFT_P95, Point, Spread
 from bench.sweeping.results import Sweep
 
+# Of two equal runs, the ranges of four rounds each are apart by chance one time in 35.
+FEWEST_ROUNDS = 4
 _COMPARED = (TOTAL, TTFT_P95, TPOT_P50)
 # What differs by design from one measurement to the next.
 _OWN = {"seed", "concurrency", "rate", "requests", "warmup"}
@@ -39,7 +41,7 @@ def against(sweep: Sweep, previous: Mapping[str, Any]) -> list[str]:
     return [
         f"Before: {previous['started_at']}. The two were not interleaved: a machine that has "
         "changed its speed since then shows here as well. No conclusion where the ranges of the "
-        "rounds overlap, or where there is one round.",
+        f"rounds overlap, or where one of the two has fewer than {FEWEST_ROUNDS} rounds.",
         *_differences(sweep, previous),
         "\n".join([*head, *rows]),
     ]
@@ -57,7 +59,7 @@ def _row(sweep: Sweep, previous: Mapping[str, Any], point: Point, metric: Metric
         return ""
     return (
         f"| {point.load} | {metric.label} | {_figures(now)} | {_figures(then)} "
-        f"| {_said(now, then)} |"
+        f"| {_said(now, then, rounds=min(len(point.records), len(same[0]['rounds'])))} |"
     )
 
 
@@ -72,11 +74,10 @@ def _figures(one: Spread) -> str:
     return f"{svg.number(one.median)} ({svg.number(one.low)} to {svg.number(one.high)})"
 
 
-def _said(now: Spread, then: Spread) -> str:
+def _said(now: Spread, then: Spread, *, rounds: int) -> str:
     ratio = f"{now.median / then.median:.3f}" if then.median else "-"
     apart = now.low > then.high or now.high < then.low
-    several = now.low != now.high and then.low != then.high
-    return ratio if apart and several else f"{ratio}, {NO_CONCLUSION}"
+    return ratio if apart and rounds >= FEWEST_ROUNDS else f"{ratio}, {NO_CONCLUSION}"
 
 
 def _differences(sweep: Sweep, previous: Mapping[str, Any]) -> list[str]:

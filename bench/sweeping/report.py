@@ -38,7 +38,8 @@ _KNEE = (
     "The knee is found by Kneedle (Satopää, Albrecht, Irwin, Raghavan 2011): the load at which "
     "total tokens/s are furthest above the straight line from the lowest load to the highest, with "
     "both axes scaled to 0..1, where that height then falls by a mean step of the load, and where "
-    "it is more than half the spread of the rounds."
+    "it is more than the largest spread of the rounds (with one round: than a tenth of the highest "
+    "throughput). The throughput has to change over the loads by more than twice that."
 )
 
 

@@ -15,6 +15,7 @@ from bench.cli import (
     add_key_option,
     add_load_options,
     at_least,
+    check_outputs,
     command_parser,
     event_loop_name,
     positive,
@@ -72,7 +73,7 @@ A list of variants is YAML, the baseline first:
 
 exit codes:
   0    every variant was measured, or its checkpoint is not there; every request succeeded
-  1    a variant could not be measured, or a request failed; the table says why
+  1    a variant or its quality could not be measured, or a request failed; the report says why
   2    wrong usage, or the baseline can't be measured
   130  stopped by Ctrl-C; what had been measured is printed
 """
@@ -141,9 +142,7 @@ async def _variants(args: argparse.Namespace) -> Exit:
     wanted = chosen(read_variants(args.variants), args.only)
     variants = [shared_out(variant, args.config) for variant in wanted]
     previous = None if args.previous is None else _previous(args.previous)
-    for file in (args.json, args.markdown, args.svg):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise BenchError(f"{file}: there is no directory {file.absolute().parent}")
+    check_outputs(args, "json", "markdown", "svg")
     means = Means(
         args.config, args.checkpoints, args.load, args.server, args.api_key, args.start_timeout
     )

@@ -24,7 +24,6 @@ _METRICS: Final = {
         for name in LATENCIES
         for percentile in PERCENTILES
     },
-    "failed_requests": ("report", "requests", "failed"),
     "memory_peak": ("utilization", "memory_peak"),
     "cores_mean": ("utilization", "cores_mean"),
     "cores_peak": ("utilization", "cores_peak"),
@@ -37,13 +36,16 @@ _GPU: Final = {"gpu_utilization_mean": "utilization_mean", "gpu_memory_peak": "m
 
 
 def figures(runs: Sequence[Run]) -> dict[str, float | None]:
-    """The median over the runs of each figure: times of requests in ms, of the start in seconds,
-    sizes in bytes. None where no run has it."""
+    """The median over the runs of each figure, of failed requests the sum: times of requests in
+    ms, of the start in seconds, sizes in bytes. None where no run has it."""
     records = [run.to_record() for run in runs if run.error is None]
     found = {
         key: _median([Metric(path, key).read(record) for record in records])
         for key, path in _METRICS.items()
     }
+    # Each round's failures are others: a median would hide those of one round.
+    failed = [run.report["requests"]["failed"] for run in runs if run.report is not None]
+    found["failed_requests"] = sum(failed) if failed else None
     gpus = {key: _median([_of_gpus(r, name) for r in records]) for key, name in _GPU.items()}
     return found | gpus
 

@@ -27,7 +27,7 @@ class Findings:
 
     @property
     def anything_failed(self) -> bool:
-        """Whether a variant could not be measured, or a request failed."""
+        """Whether a variant or its quality could not be measured, or a request failed."""
         runs = [run for several in self.runs.values() for run in several]
         return any(map(_failed, [*runs, *([self.closing] if self.closing else [])]))
 
@@ -72,4 +72,6 @@ async def all_measured(
 
 
 def _failed(run: Run) -> bool:
-    return not run.skipped if run.report is None else any_failed(run.report)
+    if run.report is None:
+        return not run.skipped
+    return any_failed(run.report) or "error" in (run.quality or {})

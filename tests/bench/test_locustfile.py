@@ -128,11 +128,11 @@ async def test_locust_sends_what_is_asked_for_and_ends(
 
 @needs_locust
 async def test_locust_counts_a_broken_stream_as_a_failure(start_fake: StartFake) -> None:
-    fault: dict[int, str] = {1: "no_done", 2: "500"}
+    fault: dict[int, str] = {1: "no_done", 2: "500", 3: "cut"}
     _, url = await start_fake(Script(fault=fault.get))
 
     code, out = await locust(
-        *("--headless", "-u", "1", "-r", "1", "--host", url, "--requests", "3"),
+        *("--headless", "-u", "1", "-r", "1", "--host", url, "--requests", "4"),
         *("--output-tokens", "4"),
     )
 

@@ -6,6 +6,7 @@ from itertools import repeat
 from time import perf_counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,12 @@ class Answers:
         async with self._changed:
             self._told.update(texts)
             self._changed.notify_all()
+
+
+class Clock:
+    """What the loops take for the time, in seconds."""
+
+    now = 0.0
 
 
 def quiet(_outcome: Outcome) -> None:
@@ -108,16 +115,27 @@ async def test_an_interrupted_loop_keeps_what_had_finished() -> None:
     assert (len(result.outcomes), result.abandoned) == (2, 1)
 
 
-async def test_after_the_duration_a_closed_loop_begins_no_request() -> None:
-    async def send(_number: int, _prompt: Prompt) -> Outcome:
-        await asyncio.sleep(0)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr("bench.loop.perf_counter", lambda: found.now)
+    return found
+
+
+async def test_after_the_duration_a_closed_loop_begins_no_request(clock: Clock) -> None:
+    together = asyncio.Barrier(3)
+
+    async def send(number: int, _prompt: Prompt) -> Outcome:
+        await together.wait()
+        if number >= 3:
+            clock.now = 0.02
         return SAMPLE
 
     endless = repeat(Prompt({"prompt": "again"}))
     result = await closed_loop(endless, concurrency=3, send=send, on_outcome=quiet, duration_s=0.02)
 
-    assert result.outcomes
-    assert result.duration_s >= 0.02
+    assert len(result.outcomes) == 6
+    assert result.duration_s == 0.02
     assert (result.peak, result.interrupted) == (3, False)
 
 
@@ -179,12 +197,11 @@ async def test_what_is_due_after_the_duration_is_not_sent() -> None:
     assert result.unsent == 0
 
 
-async def test_what_was_due_and_had_no_room_until_the_end_is_counted() -> None:
-    start = perf_counter()
-
+async def test_what_was_due_and_had_no_room_until_the_end_is_counted(clock: Clock) -> None:
     async def send(_number: int, _prompt: Prompt) -> Outcome:
-        while perf_counter() - start < 0.05:
+        for _ in range(9):  # until the next one waits for room
             await asyncio.sleep(0)
+        clock.now = 0.05
         return SAMPLE
 
     times = (0.0, 0.0, 0.001, 0.002, 0.02, 0.5)
@@ -196,7 +213,7 @@ async def test_what_was_due_and_had_no_room_until_the_end_is_counted() -> None:
         duration_s=0.03,
     )
 
-    assert (len(result.outcomes), result.unsent) == (1, 4)
+    assert (len(result.outcomes), result.held, result.unsent) == (1, 1, 4)
 
 
 async def test_an_interrupted_open_loop_keeps_what_had_finished() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import xml.etree.ElementTree as ET
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
@@ -130,6 +131,18 @@ def test_a_bend_smaller_than_the_rounds_spread_is_no_knee() -> None:
 
     assert sure.load is not None
     assert unsure.load is None
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 5])
+def test_noise_on_a_flat_curve_is_no_knee(rounds: int) -> None:
+    rng = random.Random(7)
+    loads = (1, 2, 4, 8, 16, 32, 64)
+    curves = [
+        [point(n, *(rng.gauss(1000, 10) for _ in range(rounds))) for n in loads] for _ in range(200)
+    ]
+
+    # The usual level of significance; what is expected is at most one in fifty.
+    assert sum(find_knee(curve).load is not None for curve in curves) < 0.05 * len(curves)
 
 
 def test_flat_throughput_and_too_few_points_have_no_knee() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from bench.variants.chart import to_svg
 from bench.variants.figures import drift, to_entry
 from bench.variants.measuring import Run
+from bench.variants.rounds import Findings
 from bench.variants.table import to_markdown
 from bench.variants.variant import Variant
 
@@ -27,7 +29,7 @@ def run_of(
         report={
             "throughput": {"total_tokens_per_s": speed},
             "latency_ms": {"ttft": times, "tpot": times, "e2el": None},
-            "requests": {"failed": 0},
+            "requests": {"failed": 0, "warmup_failed": 0},
         },
         utilization={
             "memory_peak": 2 * 1024**3,
@@ -46,6 +48,19 @@ def record_of(**runs: list[Run]) -> dict[str, Any]:
         "variants": [to_entry(Variant(name), some, baseline) for name, some in runs.items()],
         "drift": None,
     }
+
+
+def test_failed_requests_of_all_rounds_are_counted_and_failed_quality_is_a_failure() -> None:
+    runs = [run_of(1, 100.0), run_of(2, 100.0), run_of(3, 100.0)]
+    whole = Findings({"base": list(runs)})
+    unmeasured = Findings({"base": [replace(runs[0], quality={"error": "no"}), *runs[1:]]})
+    runs[1] = replace(runs[1], report={**(runs[1].report or {}), "requests": {"failed": 7}})
+
+    [entry] = record_of(base=runs)["variants"]
+
+    assert entry["figures"]["failed_requests"] == 7
+    assert not whole.anything_failed
+    assert unmeasured.anything_failed
 
 
 def test_a_row_is_the_median_of_the_rounds_and_compares_within_them() -> None:

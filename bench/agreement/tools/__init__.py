@@ -16,6 +16,16 @@ NAMES = ("vllm", "guidellm", "locust", "k6")
 
 
 def other_tools(home: Path) -> dict[str, Tool]:
-    """All of NAMES; `home` is the environment they are installed in."""
-    tools: tuple[Tool, ...] = (VllmBenchServe(home), GuideLLM(home), Locust(home), K6(home))
+    """All of NAMES; `home` is the environment the Python ones are installed in."""
+    tools: tuple[Tool, ...] = (VllmBenchServe(home), GuideLLM(home), Locust(home), K6())
     return {tool.name: tool for tool in tools}
+
+
+def missing(name: str, home: Path) -> str:
+    """What to say of a tool that isn't installed."""
+    if name == "k6":
+        return (
+            "there is no k6 on PATH; install it as "
+            "https://grafana.com/docs/k6/latest/set-up/install-k6/ says"
+        )
+    return f"it isn't installed in {home}; install it with `make load-tools`"

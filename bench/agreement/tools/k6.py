@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.agreement.load import Figures, Load, PromptFields
-from bench.agreement.tool import ROOT, Command, installed_version, write_lines
+from bench.agreement.tool import ROOT, Command, write_lines
 
 _REPORT = "k6.json"
 _SCRIPT = ROOT / "bench" / "k6" / "chat.js"
@@ -16,9 +19,8 @@ _SCRIPT = ROOT / "bench" / "k6" / "chat.js"
 
 @dataclass(frozen=True, slots=True)
 class K6:
-    """`home` is the virtual environment it is installed in; its wheel carries the program."""
+    """The `k6` on PATH."""
 
-    home: Path
     name: str = "k6"
     notes: tuple[str, ...] = (
         "It reads whole bodies: TTFT is the time to the first byte, which the gateway sends with "
@@ -29,7 +31,13 @@ class K6:
     )
 
     def version(self) -> str | None:
-        return installed_version(self.home, "k6")
+        program = shutil.which("k6")
+        if program is None:
+            return None
+        said = subprocess.run([program, "version"], capture_output=True, text=True, check=False)
+        # k6 v1.1.0 (commit/…, go1.24.3, linux/amd64)
+        found = re.search(r"\bv(\S+)", said.stdout)
+        return found[1] if found else "of unknown version"
 
     def command(self, load: Load, prompts: Sequence[PromptFields], folder: Path) -> Command:
         path = write_lines(folder / "prompts.jsonl", prompts)
@@ -43,9 +51,8 @@ class K6:
             "K6_NO_USAGE_REPORT": "true",
             **({"OPENAI_API_KEY": load.api_key} if load.api_key else {}),
         }
-        program = str(self.home / "bin" / "k6")
         # Without an address k6 opens no port of its own.
-        arguments = [program, "run", "--quiet", "--address", "", "--summary-export"]
+        arguments = ["k6", "run", "--quiet", "--address", "", "--summary-export"]
         return Command([*arguments, str(folder / _REPORT), str(_SCRIPT)], environment)
 
     def read(self, folder: Path) -> Figures:
