@@ -155,7 +155,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _one(args: argparse.Namespace) -> int:
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a trace is often read only in part
     run = World(random_scenario(args.seed), trace=print if args.trace else None).play()
     told = ", ".join(f"{count} {name}" for name, count in sorted(run.outcomes.items()))
     print(f"seed {args.seed}: {run.seconds:.1f} virtual seconds, {told}")
@@ -228,4 +227,6 @@ def _draw(directory: Path, console: Console) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # A trace is often read only in part. Not in `main`: whoever calls that keeps his own ways.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())
