@@ -121,7 +121,8 @@ async def test_two_processes_use_a_budget_up_and_no_more(spawn: Spawn) -> None:
         go(process)
     used = [json.loads(await line(process)) for process in both]
     assert [await process.wait() for process in both] == [0, 0]
-    # Who gets how much is the machine's doing. What one of them still held when the other gave up is all that can be left.
+    # Who gets how much is the machine's doing. What one of them still held when the other gave up
+    # is all that can be left.
     assert BUDGET * (1 - SLICE) - 120 <= sum(used) <= BUDGET
 
 
