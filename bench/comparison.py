@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from bench.stats import bootstrap_median
+from bench.stats import Interval, bootstrap_median
 
 SCHEMA_VERSION = 1
 NO_CONCLUSION = "no conclusion"
@@ -90,22 +90,31 @@ def compare_rounds(names: tuple[str, str], rounds: Sequence[Round]) -> list[Find
 
 
 def _judge(metric: Metric, names: tuple[str, str], pairs: Sequence[tuple[float, float]]) -> Finding:
+    def verdict(ratio: Interval) -> str:
+        if ratio.low <= 1 <= ratio.high:
+            return NO_CONCLUSION
+        first_is_better = (ratio.low > 1) == metric.higher_is_better
+        return f"{names[0] if first_is_better else names[1]} is better"
+
+    return judged(metric.label, pairs, verdict)
+
+
+def judged(
+    metric: str, pairs: Sequence[tuple[float, float]], verdict: Callable[[Interval], str]
+) -> Finding:
+    """What the ratios of the rounds' `pairs` say; `verdict` reads their interval, and is only asked
+    where there are rounds enough."""
     ratios = tuple(a / b for a, b in pairs)
     interval = bootstrap_median(ratios)
-    if len(pairs) < FEWEST_ROUNDS or interval.low <= 1 <= interval.high:
-        verdict = NO_CONCLUSION
-    else:
-        first_is_better = (interval.low > 1) == metric.higher_is_better
-        verdict = f"{names[0] if first_is_better else names[1]} is better"
     return Finding(
-        metric=metric.label,
+        metric=metric,
         first=tuple(a for a, _ in pairs),
         second=tuple(b for _, b in pairs),
         ratios=ratios,
         median_ratio=interval.median,
         low=interval.low,
         high=interval.high,
-        verdict=verdict,
+        verdict=NO_CONCLUSION if len(pairs) < FEWEST_ROUNDS else verdict(interval),
     )
 
 

@@ -114,12 +114,14 @@ async def _ready(
             if process.returncode is not None:
                 raise BenchError(
                     f"the server ended with exit code {process.returncode} before it was ready"
-                    + _tail(log)
+                    + output_tail(log)
                 )
             if await _answers(session, port):
                 return waited
             if waited > timeout_s:
-                raise BenchError(f"the server was not ready after {timeout_s:g} s{_tail(log)}")
+                raise BenchError(
+                    f"the server was not ready after {timeout_s:g} s{output_tail(log)}"
+                )
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), _POLL_S)
 
@@ -146,6 +148,7 @@ async def _stop(process: asyncio.subprocess.Process, timeout_s: float) -> None:
     await process.wait()
 
 
-def _tail(log: Path) -> str:
+def output_tail(log: Path) -> str:
+    """For the end of an error: what a program that failed printed last."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
     return "; the end of its output:\n" + "\n".join(lines) if lines else "; it printed nothing"

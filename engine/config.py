@@ -149,6 +149,11 @@ class EngineConfig(Frozen):
     simulated: SimulatedConfig = SimulatedConfig()
 
     @property
+    def seats(self) -> int:
+        """How many sequences the engine can decode together, the spare ones included."""
+        return self.max_num_seqs + self.spare
+
+    @property
     def spare(self) -> int:
         """How many sequences beyond `max_num_seqs` the engine can decode."""
         if self.runner != "generate":

@@ -78,7 +78,7 @@ class SimulatedEngine:
         self._adapters: dict[str, str] = {}
         self._max_adapters = config.max_adapters
         max_model_len = config.max_model_len or DEFAULT_MAX_MODEL_LEN
-        self._seats = config.max_num_seqs + config.spare
+        self._seats = config.seats
         self._kv_tokens = self._seats * max_model_len
         self._info = EngineInfo(
             model=config.model,

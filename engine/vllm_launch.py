@@ -96,7 +96,7 @@ def engine_args(config: EngineConfig, model_path: str, name: str | None = None) 
         kv_cache_dtype=config.kv_cache_dtype,
         load_format=config.load_format,
         tokenizer_mode=config.tokenizer_mode,
-        max_num_seqs=config.max_num_seqs + config.spare,
+        max_num_seqs=config.seats,
         # Equal priorities are still served as they come.
         scheduling_policy="priority",
         enable_prefix_caching=_where_possible(config, config.enable_prefix_caching),

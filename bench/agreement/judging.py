@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.agreement.load import Figures
-from bench.comparison import FEWEST_ROUNDS, NO_CONCLUSION, Finding
-from bench.stats import bootstrap_median
+from bench.comparison import NO_CONCLUSION, Finding, judged
+from bench.stats import Interval
 
 METRICS = {
     "total_tokens_per_s": "total tokens/s",
@@ -57,24 +57,13 @@ def _values(pair: Pair, name: str) -> tuple[float, float]:
 
 
 def _judged(metric: str, values: Sequence[tuple[float, float]], tolerance: float) -> Finding:
-    ratios = tuple(theirs / ours for theirs, ours in values)
-    interval = bootstrap_median(ratios)
     low, high = 1 - tolerance, 1 + tolerance
-    if len(ratios) < FEWEST_ROUNDS:
-        verdict = NO_CONCLUSION
-    elif low <= interval.low and interval.high <= high:
-        verdict = f"within {tolerance:.0%}"
-    elif interval.high < low or interval.low > high:
-        verdict = f"differs by more than {tolerance:.0%}"
-    else:
-        verdict = NO_CONCLUSION
-    return Finding(
-        metric=metric,
-        first=tuple(theirs for theirs, _ in values),
-        second=tuple(ours for _, ours in values),
-        ratios=ratios,
-        median_ratio=interval.median,
-        low=interval.low,
-        high=interval.high,
-        verdict=verdict,
-    )
+
+    def verdict(ratio: Interval) -> str:
+        if low <= ratio.low and ratio.high <= high:
+            return f"within {tolerance:.0%}"
+        if ratio.high < low or ratio.low > high:
+            return f"differs by more than {tolerance:.0%}"
+        return NO_CONCLUSION
+
+    return judged(metric, values, verdict)

@@ -13,8 +13,7 @@ from pathlib import Path
 from bench.agreement.load import Figures, Load, PromptFields
 from bench.agreement.tool import Command, Tool
 from bench.errors import BenchError
-
-_TAIL_LINES = 25
+from bench.server import output_tail
 
 
 async def run_tool(
@@ -34,7 +33,7 @@ async def run_tool(
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise BenchError(
                 f"{tool.name} ended with exit code {ended} and without a report that can be read "
-                f"({type(error).__name__}: {error}){_tail(log)}"
+                f"({type(error).__name__}: {error}){output_tail(log)}"
             ) from error
 
 
@@ -57,14 +56,9 @@ async def _run(name: str, command: Command, log: Path, timeout_s: float) -> int:
             return await asyncio.wait_for(process.wait(), timeout_s)
         except TimeoutError:
             raise BenchError(
-                f"{name} had not ended after {timeout_s:g} s (--timeout){_tail(log)}"
+                f"{name} had not ended after {timeout_s:g} s (--timeout){output_tail(log)}"
             ) from None
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
-    return "; the end of its output:\n" + "\n".join(lines) if lines else "; it printed nothing"

@@ -161,7 +161,7 @@ def _overhead(facts: CheckpointFacts, config: EngineConfig, hardware: Hardware) 
     heads = 2 * (facts.heads + facts.kv_heads) * facts.head_dim
     width = 2 * facts.hidden + (heads + 3 * facts.intermediate) // split
     activations = step_tokens(config, hardware) * width * size
-    sampling = (config.max_num_seqs + config.spare) * facts.vocab * (_SAMPLER_BYTES + size)
+    sampling = config.seats * facts.vocab * (_SAMPLER_BYTES + size)
     if hardware.device == "cpu":
         return activations + sampling + _CPU_PROCESSES
     fixed = _CONTEXT + (_GRAPHS if config.compile == "auto" else 0)
@@ -174,7 +174,7 @@ def step_tokens(config: EngineConfig, hardware: Hardware) -> int:
     """Tokens of the largest step: as set, else vLLM's default for a device of that size."""
     large = hardware.device == "gpu" and hardware.memory_gib >= 70
     default = 8192 if large and "a100" not in hardware.name.lower() else 2048
-    return config.max_num_batched_tokens or max(default, config.max_num_seqs + config.spare)
+    return config.max_num_batched_tokens or max(default, config.seats)
 
 
 def _problems(
