@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 import redis
@@ -35,7 +37,21 @@ def folder() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="gateway-test-"))
     made.chmod(0o711)
     yield made
+    # Servers that were told to end still remove files of theirs after they stopped answering.
+    give_up = time.monotonic() + 60
+    while working_in(made) and time.monotonic() < give_up:
+        time.sleep(0.1)
     shutil.rmtree(made)
+
+
+def working_in(folder: Path) -> list[int]:
+    """The processes whose working directory lies there."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process.pid)
+    return found
 
 
 def beside_servers(code: str, folder: Path, **environ: str) -> subprocess.Popen[str]:
