@@ -20,8 +20,19 @@ The commands are `python -m bench.NAME`:
     profile     a flame graph of the serving process, tiny model
     fake        a scripted server without a model
 
-A command of several files is a package and begins in its `__main__`. `load` is the load generator
-of those with the tiny model, `tiny` that model and its servers, `datasets` what `throughput` and
-`sweep` send; `sweeping`, `suiting`, `tenancy` and `simulation` are what `sweep`, `suite`, `tenants`
-with `overload`, and `simulate` are made of. The other files belong to one command or to all.
+A command of several files is a package and begins in its `__main__`; `tenancy` is what `tenants`
+and `overload` are made of, `load` the load generator of the commands with the tiny model, and
+`tiny` that model and its servers. What commands share, each room using those after it:
+
+    utilization  what a server uses meanwhile
+    servers      found running or started
+    cli          parser, options, progress
+    reports      JSON, text, pictures
+    datasets     where prompts come from
+    measuring    one measurement, closed loop or open
+    prompts      what is asked, of exact lengths
+    client       one request, timed and judged
+
+Files for load tools of other people (`locustfile.py` with `locust_run.py`, `k6/`) import nothing
+that those lack.
 """

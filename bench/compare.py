@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import (
+from bench.cli.command import (
     EXIT_CODES,
     Exit,
     add_key_option,
@@ -30,15 +30,15 @@ from bench.cli import (
     run,
     settings_from,
 )
-from bench.comparison import INTERRUPTED, Round, compare_rounds, to_markdown, to_record
-from bench.contenders import Contender, Contestant, parse_contender, up
+from bench.cli.progress import LiveProgress, live_progress
 from bench.errors import BenchError
-from bench.measure import Settings
-from bench.plot import to_svg
-from bench.preset import vllm_preset
-from bench.progress import LiveProgress, live_progress
-from bench.report import any_failed, write_json
-from bench.subject import parse_subject
+from bench.measuring.measure import Settings
+from bench.reports.comparison import INTERRUPTED, Round, compare_rounds, to_markdown, to_record
+from bench.reports.plot import to_svg
+from bench.reports.report import any_failed, write_json
+from bench.servers.contenders import Contender, Contestant, parse_contender, up
+from bench.servers.preset import vllm_preset
+from bench.servers.subject import parse_subject
 from bench.trial import prompts_for, trial
 
 _DESCRIPTION = """\

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from bench.words import WORDS
+from bench.prompts.words import WORDS
 
 
 class RefusedAnswerError(Exception):

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from bench.cli import (
+from bench.cli.command import (
     Exit,
     at_least,
     command_parser,

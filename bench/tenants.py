@@ -16,11 +16,19 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import Exit, at_least, check_outputs, command_parser, event_loop_name, positive, run
+from bench.cli.command import (
+    Exit,
+    at_least,
+    check_outputs,
+    command_parser,
+    event_loop_name,
+    positive,
+    run,
+)
+from bench.cli.progress import live_progress
 from bench.client import new_session
-from bench.facts import client_facts
-from bench.progress import live_progress
-from bench.report import write_json
+from bench.measuring.facts import client_facts
+from bench.reports.report import write_json
 from bench.tenancy.attempt import Attempt
 from bench.tenancy.crowd import Shape, Tenant
 from bench.tenancy.phases import Capacity, Quiet, Shared, Stage

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.cli import (
+from bench.cli.command import (
     EXIT_CODES,
     Exit,
     add_load_options,
@@ -21,15 +21,15 @@ from bench.cli import (
     run,
     settings_from,
 )
+from bench.cli.progress import LiveProgress, live_progress
 from bench.client import Target, new_session
 from bench.datasets import prepare
-from bench.facts import client_facts, read_server
-from bench.measure import Measurement, Settings, check_fits, measure
-from bench.progress import LiveProgress, live_progress
-from bench.report import any_failed, print_report, to_record, write_json
-from bench.served import DEFAULT_URL, add_server_options, served
-from bench.server import ChildServer
-from bench.utilization import sampled
+from bench.measuring.facts import client_facts, read_server
+from bench.measuring.measure import Measurement, Settings, check_fits, measure
+from bench.reports.report import any_failed, print_report, to_record, write_json
+from bench.servers.served import DEFAULT_URL, add_server_options, served
+from bench.servers.server import ChildServer
+from bench.utilization.sampling import sampled
 
 _DESCRIPTION = """\
 Measure the token throughput and the latencies of an OpenAI-compatible server.

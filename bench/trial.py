@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bench.cli import event_loop_name
+from bench.cli.command import event_loop_name
 from bench.client import Target, new_session
-from bench.contenders import Contestant
 from bench.datasets import prepare
-from bench.facts import client_facts, read_server
-from bench.measure import Settings, Watcher, check_fits, measure
-from bench.prompt import Workload
-from bench.report import to_record
-from bench.utilization import sampled
+from bench.measuring.facts import client_facts, read_server
+from bench.measuring.measure import Settings, Watcher, check_fits, measure
+from bench.prompts.prompt import Workload
+from bench.reports.report import to_record
+from bench.servers.contenders import Contestant
+from bench.utilization.sampling import sampled
 
 
 async def prompts_for(

@@ -19,15 +19,15 @@ from bench.agreement.report import Agreement, to_markdown, to_record
 from bench.agreement.rounds import run_rounds
 from bench.agreement.tool import Tool
 from bench.agreement.tools import OURS, missing, other_tools
-from bench.cli import Exit, check_outputs, early_exit, event_loop_name, run
+from bench.cli.command import Exit, check_outputs, early_exit, event_loop_name, run
+from bench.cli.progress import live_progress
 from bench.client import Target, new_session
 from bench.errors import BenchError
-from bench.facts import ServerFacts, client_facts, read_server
-from bench.plot import to_svg
-from bench.progress import live_progress
-from bench.report import write_json
-from bench.served import served
-from bench.workload import build_workload
+from bench.measuring.facts import ServerFacts, client_facts, read_server
+from bench.prompts.workload import build_workload
+from bench.reports.plot import to_svg
+from bench.reports.report import write_json
+from bench.servers.served import served
 
 
 def main(argv: Sequence[str] | None = None) -> int:

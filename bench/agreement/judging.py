@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.agreement.load import Figures
-from bench.comparison import NO_CONCLUSION, Finding, judged
+from bench.reports.comparison import NO_CONCLUSION, Finding, judged
 from bench.stats import Interval
 
 METRICS = {

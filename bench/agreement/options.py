@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bench.agreement.tool import HOME
 from bench.agreement.tools import NAMES
-from bench.cli import at_least, command_parser, positive
-from bench.served import add_server_options
+from bench.cli.command import at_least, command_parser, positive
+from bench.servers.served import add_server_options
 
 _DESCRIPTION = """\
 Measure a server with other people's load tools and with bench.throughput, and compare the figures.

@@ -10,7 +10,7 @@ from typing import Any
 from bench.agreement.judging import Pair
 from bench.agreement.load import Load
 from bench.agreement.tool import Tool
-from bench.comparison import FEWEST_ROUNDS, Finding, not_complete
+from bench.reports.comparison import FEWEST_ROUNDS, Finding, not_complete
 
 SCHEMA_VERSION = 1
 _COLUMNS = (

@@ -11,8 +11,8 @@ from bench.agreement.judging import Pair
 from bench.agreement.load import Figures, Load, PromptFields
 from bench.agreement.running import run_tool
 from bench.agreement.tool import Tool
-from bench.comparison import INTERRUPTED
 from bench.errors import BenchError
+from bench.reports.comparison import INTERRUPTED
 
 
 async def run_rounds(

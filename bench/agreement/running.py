@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.agreement.load import Figures, Load, PromptFields
 from bench.agreement.tool import Command, Tool
 from bench.errors import BenchError
-from bench.server import output_tail
+from bench.servers.server import output_tail
 
 
 async def run_tool(

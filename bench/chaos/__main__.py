@@ -30,7 +30,7 @@ from bench.chaos.findings import Found
 from bench.chaos.freeze import freeze
 from bench.chaos.load import load
 from bench.chaos.server import Place
-from bench.cli import Exit, add_start_timeout, at_least, command_parser, positive, run
+from bench.cli.command import Exit, add_start_timeout, at_least, command_parser, positive, run
 from bench.errors import BenchError
 
 Told = Callable[[int, int], None]

@@ -24,7 +24,7 @@ from bench.chaos.books import Row
 from bench.chaos.exchange import Client
 from bench.chaos.held import Held, gone, held_by
 from bench.errors import BenchError
-from bench.server import free_port
+from bench.servers.server import free_port
 from bench.tiny.model import TinyModel
 from bench.tiny.servers import tiny_servers
 

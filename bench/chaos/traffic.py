@@ -7,8 +7,8 @@ from random import Random
 from typing import Any, Final
 
 from bench.chaos.exchange import Ask
+from bench.prompts.words import WORDS
 from bench.tiny.model import MAX_MODEL_LEN, TinyModel
-from bench.words import WORDS
 
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"

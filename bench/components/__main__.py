@@ -15,7 +15,8 @@ import aiohttp
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import Exit, check_outputs, event_loop_name, run
+from bench.cli.command import Exit, check_outputs, event_loop_name, run
+from bench.cli.progress import LiveProgress, live_progress
 from bench.client import Target
 from bench.components.chart import to_svg
 from bench.components.exchange import traced_session
@@ -24,11 +25,10 @@ from bench.components.options import KINDS, OUTPUTS, parser
 from bench.components.report import to_markdown, to_record
 from bench.components.run import Load, Measuring, round_trip_ms
 from bench.errors import BenchError
-from bench.facts import ServerFacts, client_facts, read_server
-from bench.progress import LiveProgress, live_progress
-from bench.report import write_json
-from bench.served import served
-from bench.workload import build_workload
+from bench.measuring.facts import ServerFacts, client_facts, read_server
+from bench.prompts.workload import build_workload
+from bench.reports.report import write_json
+from bench.servers.served import served
 
 _COUNTED: Final = 8
 

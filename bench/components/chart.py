@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from bench import svg
 from bench.components.findings import CONNECT, NETWORK, UNEXPLAINED, Cell, parts_ms
 from bench.components.report import milliseconds
+from bench.reports import svg
 
 # Whose the time of a part is; what is named nowhere is the gateway's.
 _GATEWAY: Final = "gateway"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.cli import EXIT_CODES, at_least, command_parser, positive
-from bench.served import add_server_options
+from bench.cli.command import EXIT_CODES, at_least, command_parser, positive
+from bench.servers.served import add_server_options
 
 OUTPUTS = ("json", "svg", "markdown")
 KINDS = {"streamed": (True,), "whole": (False,), "both": (True, False)}

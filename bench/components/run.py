@@ -14,9 +14,9 @@ from bench.client import Expected, Failure, Outcome, Target, request_body
 from bench.components.exchange import UNTIMED, trace
 from bench.components.findings import Case, Cell
 from bench.errors import BenchError
-from bench.loop import LoopResult, closed_loop
-from bench.measure import Watcher
-from bench.prompt import Prompt
+from bench.measuring.loop import LoopResult, closed_loop
+from bench.measuring.measure import Watcher
+from bench.prompts.prompt import Prompt
 
 _ROUND_TRIPS = 50
 _FEWEST_REQUESTS = 32

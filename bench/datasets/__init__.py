@@ -8,9 +8,9 @@ import aiohttp
 
 from bench.client import Target
 from bench.datasets import multi_turn, random_words, replay, shared_prefix, sharegpt
-from bench.facts import ServerFacts
-from bench.prompt import Workload
-from bench.settings import DatasetKind, Settings
+from bench.measuring.facts import ServerFacts
+from bench.measuring.settings import DatasetKind, Settings
+from bench.prompts.prompt import Workload
 
 __all__ = ["prepare"]
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import aiohttp
 
-from bench.author import find_author
 from bench.client import Target
-from bench.drafts import check_length
 from bench.errors import BenchError
-from bench.facts import ServerFacts
-from bench.lengths import shortest
-from bench.prompt import Prompt, Workload
-from bench.settings import Settings
-from bench.workload import lengths_of
+from bench.measuring.facts import ServerFacts
+from bench.measuring.settings import Settings
+from bench.prompts.author import find_author
+from bench.prompts.drafts import check_length
+from bench.prompts.lengths import shortest
+from bench.prompts.prompt import Prompt, Workload
+from bench.prompts.workload import lengths_of
 
 Message = dict[str, Any]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import aiohttp
 
 from bench.client import Target
-from bench.facts import ServerFacts
-from bench.prompt import Workload
-from bench.settings import Settings
-from bench.workload import build_workload
+from bench.measuring.facts import ServerFacts
+from bench.measuring.settings import Settings
+from bench.prompts.prompt import Workload
+from bench.prompts.workload import build_workload
 
 
 async def prepare(

@@ -14,14 +14,14 @@ from typing import Any
 
 import aiohttp
 
-from bench.author import find_author
 from bench.client import Target
 from bench.datasets.files import read_objects
 from bench.errors import BenchError
-from bench.facts import ServerFacts
-from bench.lengths import longest
-from bench.prompt import Prompt, Workload
-from bench.settings import Settings
+from bench.measuring.facts import ServerFacts
+from bench.measuring.settings import Settings
+from bench.prompts.author import find_author
+from bench.prompts.lengths import longest
+from bench.prompts.prompt import Prompt, Workload
 
 _TIMES = ("at", "created_at")
 _NEEDED = (

@@ -9,15 +9,15 @@ from itertools import repeat
 
 import aiohttp
 
-from bench.author import Author, find_author
 from bench.client import Target
-from bench.drafts import OPENING_WORDS, Draft
 from bench.errors import BenchError
-from bench.facts import ServerFacts
-from bench.lengths import shortest
-from bench.prompt import Workload
-from bench.settings import Settings
-from bench.workload import begin_with, lengths_of
+from bench.measuring.facts import ServerFacts
+from bench.measuring.settings import Settings
+from bench.prompts.author import Author, find_author
+from bench.prompts.drafts import OPENING_WORDS, Draft
+from bench.prompts.lengths import shortest
+from bench.prompts.prompt import Workload
+from bench.prompts.workload import begin_with, lengths_of
 
 _FEWEST = OPENING_WORDS + 1
 

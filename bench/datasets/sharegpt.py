@@ -16,13 +16,13 @@ from typing import Any
 import aiohttp
 
 from bench.client import Target
-from bench.counting import PromptRefusedError, TokenCounter, find_counter
 from bench.datasets.files import read_objects
 from bench.errors import BenchError
-from bench.facts import ServerFacts
-from bench.lengths import longest
-from bench.prompt import Prompt, Workload
-from bench.settings import Settings
+from bench.measuring.facts import ServerFacts
+from bench.measuring.settings import Settings
+from bench.prompts.counting import PromptRefusedError, TokenCounter, find_counter
+from bench.prompts.lengths import longest
+from bench.prompts.prompt import Prompt, Workload
 
 _ROLES = {
     "system": "system",

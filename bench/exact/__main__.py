@@ -13,14 +13,14 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import (
+from bench.cli.command import (
     Exit,
     add_start_timeout,
     at_least,
     command_parser,
     run,
 )
-from bench.contenders import Contender, Contestant, up
+from bench.cli.progress import live_progress
 from bench.errors import BenchError
 from bench.exact.answers import Question, ask, batches, expected, foretold
 from bench.exact.compare import Difference, Missing, differences
@@ -28,8 +28,8 @@ from bench.exact.coverage import Witnessed, coverage
 from bench.exact.plan import Case, plan
 from bench.exact.report import Comparison, bodies_of, print_report, to_record
 from bench.load import Answer
-from bench.progress import live_progress
-from bench.report import write_json
+from bench.reports.report import write_json
+from bench.servers.contenders import Contender, Contestant, up
 from bench.tiny.servers import NAME, SEEDED, TinyServers, tiny_servers
 
 _WALK = "foretold"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bench.prompts.words import WORDS
 from bench.tiny.model import END, SPECIAL, TinyModel
 from bench.tiny.walk import REPLACEMENT, walk
-from bench.words import WORDS
 
 MAX_CHOICES: Final = 3
 _MAX_STOPS: Final = 4

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.cli import (
+from bench.cli.command import (
     EXIT_CODES,
     Exit,
     add_start_timeout,
@@ -23,15 +23,15 @@ from bench.cli import (
     positive,
     run,
 )
-from bench.contenders import Contender
-from bench.facts import ServerFacts, client_facts
+from bench.cli.progress import live_progress
 from bench.frontend.plot import to_svg
 from bench.frontend.report import Findings, Round, to_markdown, to_record
 from bench.frontend.run import Figures, Served, load, measure
 from bench.frontend.servers import all_up, chosen_servers, parse_peer
 from bench.frontend.work import Amount, Work, Writer
-from bench.progress import live_progress
-from bench.report import write_json
+from bench.measuring.facts import ServerFacts, client_facts
+from bench.reports.report import write_json
+from bench.servers.contenders import Contender
 from bench.tiny.servers import NAME, TinyServers, tiny_servers
 
 _WARMUP_TOKENS, _WARMUP_CLIENTS, _WARMUP_TURNS = 32, 256, 2

@@ -12,10 +12,10 @@ import psutil
 from rich.console import Console
 
 from bench.client import new_session
-from bench.contenders import Contender, parse_contender, up
 from bench.errors import BenchError
-from bench.facts import ServerFacts, read_server
 from bench.frontend.run import Served
+from bench.measuring.facts import ServerFacts, read_server
+from bench.servers.contenders import Contender, parse_contender, up
 from bench.tiny.servers import NAME, TinyServers
 
 # One line a request would be written by only one of the servers.

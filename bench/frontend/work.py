@@ -11,8 +11,8 @@ from itertools import count
 from typing import Any
 
 from bench.load import Expected, Request
+from bench.prompts.words import WORDS
 from bench.tiny.model import TinyModel
-from bench.words import WORDS
 
 _PROMPT_WORDS = 100
 _FEWEST_SHORT, _SHORT_PER_CLIENT = 500, 3

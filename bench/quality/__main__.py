@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.cli import Exit, run
+from bench.cli.command import Exit, run
 from bench.quality.measuring import Measuring
 from bench.quality.options import check, names_model, parser
 from bench.quality.report import compare, to_markdown
-from bench.report import write_json
-from bench.served import served
+from bench.reports.report import write_json
+from bench.servers.served import served
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.cli import event_loop_name
+from bench.cli.command import event_loop_name
+from bench.cli.progress import live_progress
 from bench.client import Endpoint, Target, new_session
-from bench.facts import ServerFacts, client_facts, read_server
-from bench.progress import live_progress
+from bench.measuring.facts import ServerFacts, client_facts, read_server
 from bench.quality import (
     answers,
     harness,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.cli import at_least, check_outputs, command_parser, positive
+from bench.cli.command import at_least, check_outputs, command_parser, positive
 from bench.errors import BenchError
 from bench.quality.questions import SAMPLE
 from bench.quality.shipped import check_shots
-from bench.served import add_server_options
+from bench.servers.served import add_server_options
 
 _DESCRIPTION = """\
 Measure how good the answers of an OpenAI-compatible server are, over its API alone.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.facts import ServerFacts
+from bench.measuring.facts import ServerFacts
 from bench.quality import answers, perplexity, scores
 
 SCHEMA = "bench.quality"

@@ -17,7 +17,7 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from bench.cli import (
+from bench.cli.command import (
     Exit,
     add_start_timeout,
     at_least,
@@ -26,15 +26,14 @@ from bench.cli import (
     positive,
     run,
 )
-from bench.contenders import up
+from bench.cli.progress import live_progress
 from bench.errors import BenchError
-from bench.facts import client_facts
-from bench.progress import live_progress
-from bench.report import write_json
-from bench.server import ChildServer
+from bench.measuring.facts import client_facts
+from bench.reports.report import write_json
+from bench.servers.contenders import up
+from bench.servers.server import ChildServer
 from bench.soak.fairness import Seen, Size, crowd, watch
 from bench.soak.leaks import FEWEST, Tally, leaks, load
-from bench.soak.process import settled
 from bench.soak.report import (
     fairness_record,
     leaks_record,
@@ -44,6 +43,7 @@ from bench.soak.report import (
 )
 from bench.tiny.model import TinyModel
 from bench.tiny.servers import NAME, SEEDED, tiny_servers
+from bench.utilization.process import settled
 
 SCHEMA_VERSION = 1
 _SETTLE_S = 30.0

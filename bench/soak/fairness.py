@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bench.load import Expected, Outcome, Request, Result, run_aside
+from bench.prompts.words import WORDS
 from bench.soak.stalled import read_late
 from bench.stats import Interval, bootstrap_median, percentile
 from bench.tiny.model import TinyModel
 from bench.tiny.servers import NAME
-from bench.words import WORDS
 
 _PATH: Final = "/chat/completions"
 _PROMPT_WORDS: Final = 100

@@ -13,11 +13,11 @@ from typing import Final
 from bench.exact.answers import expected, foretold
 from bench.exact.plan import Case, plan
 from bench.load import Expected, Outcome, Request, run_aside
-from bench.server import ChildServer
-from bench.soak.process import Holdings, Memory, memory
+from bench.servers.server import ChildServer
 from bench.soak.trend import Trend, trend
 from bench.tiny.model import MAX_MODEL_LEN, TinyModel
 from bench.tiny.servers import NAME
+from bench.utilization.process import Holdings, Memory, memory
 
 # Requests between two measurements of the memory, of which there are at least ten.
 _BATCH: Final = 1000

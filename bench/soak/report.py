@@ -13,7 +13,7 @@ from rich.table import Table
 from bench.soak.fairness import Seen, ratios
 from bench.soak.leaks import ENGINE, SERVING, Point, Tally, trends
 from bench.soak.plot import to_svg
-from bench.soak.process import Holdings
+from bench.utilization.process import Holdings
 
 _MIB: Final = 1024 * 1024
 _SHOWN: Final = 10

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 
 from bench.client import Expected, Target, request_body
+from bench.prompts.workload import Vocabulary, write_drafts
 from bench.tenancy.attempt import Attempt, attempt
-from bench.workload import Vocabulary, write_drafts
 
 _BATCH = 64
 _UNADVISED_S = 1.0

@@ -18,17 +18,17 @@ import aiohttp
 import yaml
 from rich.console import Console
 
-from bench.cli import add_start_timeout, at_least
+from bench.cli.command import add_start_timeout, at_least
 from bench.client import Target, request_headers
-from bench.contenders import Contender, parse_contender, up
-from bench.counting import find_counter
 from bench.errors import BenchError
-from bench.facts import ServerFacts, read_server
-from bench.preset import vllm_preset
-from bench.server import ChildServer
+from bench.measuring.facts import ServerFacts, read_server
+from bench.prompts.counting import find_counter
+from bench.prompts.workload import Draft, Vocabulary, calibrate
+from bench.servers.contenders import Contender, parse_contender, up
+from bench.servers.preset import vllm_preset
+from bench.servers.server import ChildServer
 from bench.tenancy.crowd import Tenant
 from bench.tiny.servers import tiny_servers
-from bench.workload import Draft, Vocabulary, calibrate
 
 _PROBE: Final = Draft((1, 2), ("the", "of", "and"))
 _QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}

@@ -10,11 +10,11 @@ from time import perf_counter
 
 import psutil
 
-from bench.server import ChildServer
-from bench.soak.process import memory
+from bench.servers.server import ChildServer
 from bench.tenancy.attempt import Attempt
 from bench.tenancy.crowd import Crowd, Tenant
 from bench.tenancy.phases import SETTLING, Stage
+from bench.utilization.process import memory
 
 _WARMUP_S = 5.0
 _PROBES = 12

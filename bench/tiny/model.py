@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from bench.words import WORDS
+from bench.prompts.words import WORDS
 
 _Tensor = Sequence[float | list[float]]
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import yaml
 
-from bench.contenders import Contender, parse_contender
-from bench.preset import vllm_preset
+from bench.servers.contenders import Contender, parse_contender
+from bench.servers.preset import vllm_preset
 from bench.tiny.model import MAX_MODEL_LEN, TinyModel, make
 
 NAME: Final = "tiny"

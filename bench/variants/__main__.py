@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cli import (
+from bench.cli.command import (
     Exit,
     add_key_option,
     add_load_options,
@@ -22,8 +22,8 @@ from bench.cli import (
     run,
 )
 from bench.errors import BenchError
-from bench.facts import client_facts
-from bench.report import write_json
+from bench.measuring.facts import client_facts
+from bench.reports.report import write_json
 from bench.variants.chart import to_svg
 from bench.variants.figures import drift, to_entry
 from bench.variants.measuring import GATEWAY, Means

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bench.svg import Axis, line, number, picture, series, text
+from bench.reports.svg import Axis, line, number, picture, series, text
 from bench.variants.figures import SPEED
 
 _ROW, _LEFT, _WIDTH, _RIGHT, _TOP, _BOTTOM = 30, 170, 430, 300, 56, 40

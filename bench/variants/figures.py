@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
-from bench.comparison import Metric
+from bench.reports.comparison import Metric
 from bench.variants.measuring import Run
 from bench.variants.variant import Variant
 

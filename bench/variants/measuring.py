@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.server import ChildServer, free_port, running_server
-from bench.utilization import sampled
+from bench.servers.server import ChildServer, free_port, running_server
+from bench.utilization.sampling import sampled
 from bench.variants.outside import report_of
 from bench.variants.variant import MissingCheckpointError, Variant
 

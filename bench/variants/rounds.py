@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
+from bench.cli.progress import live_progress
 from bench.errors import BenchError
-from bench.progress import live_progress
-from bench.report import any_failed
+from bench.reports.report import any_failed
 from bench.variants.measuring import Means, Run, Say, measured
 from bench.variants.variant import Variant
 

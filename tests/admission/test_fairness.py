@@ -8,7 +8,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.simulation.loop import VirtualLoop
+from bench.simulate.loop import VirtualLoop
 from tests.admission.scripted import Engine
 from tests.admission.world import Asked, World, virtually
 

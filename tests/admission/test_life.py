@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from bench.simulation.loop import VirtualLoop
+from bench.simulate.loop import VirtualLoop
 from gateway.admission import Permit
 from gateway.errors import APIError, DeadlineError, OverloadedError, UnavailableError
 from gateway.tenants import Priority

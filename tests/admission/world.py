@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import cast
 
-from bench.simulation.loop import VirtualLoop
+from bench.simulate.loop import VirtualLoop
 from engine.base import EngineInfo, EngineStats, LoadedModel
 from gateway.admission import Admission, Demand, Permit
 from gateway.config import AdmissionConfig

@@ -23,9 +23,9 @@ from bench.agreement.load import Figures, Load
 from bench.agreement.running import run_tool
 from bench.agreement.tool import Command
 from bench.agreement.tools import NAMES, OURS, other_tools
-from bench.comparison import NO_CONCLUSION, Finding
 from bench.errors import BenchError
 from bench.fake import Script
+from bench.reports.comparison import NO_CONCLUSION, Finding
 from tests.bench.conftest import StartFake
 from tests.bench.test_throughput import started
 

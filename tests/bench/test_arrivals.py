@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.arrivals import ArrivalKind, Arrivals
+from bench.measuring.arrivals import ArrivalKind, Arrivals
 
 KINDS: tuple[ArrivalKind, ...] = ("poisson", "constant", "burst", "ramp")
 

@@ -37,7 +37,7 @@ from bench.chaos.held import Held, held_by
 from bench.chaos.server import Place
 from bench.chaos.streams import streaming
 from bench.chaos.traffic import Traffic
-from bench.cli import Exit
+from bench.cli.command import Exit
 from bench.errors import BenchError
 from bench.tiny.model import TinyModel, make
 from tests.bench.tiny.server import WalkServer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import check_outputs, redacted
+from bench.cli.command import check_outputs, redacted
 from bench.errors import BenchError
 
 

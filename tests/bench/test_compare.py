@@ -10,14 +10,14 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.comparison import NO_CONCLUSION, Finding, Round, compare_rounds, to_markdown
-from bench.contenders import parse_contender
 from bench.errors import BenchError
 from bench.fake import Script
-from bench.plot import to_svg
-from bench.preset import engine_environment, engine_flags, vllm_preset
-from bench.server import free_port, running_server
-from bench.subject import parse_subject
+from bench.reports.comparison import NO_CONCLUSION, Finding, Round, compare_rounds, to_markdown
+from bench.reports.plot import to_svg
+from bench.servers.contenders import parse_contender
+from bench.servers.preset import engine_environment, engine_flags, vllm_preset
+from bench.servers.server import free_port, running_server
+from bench.servers.subject import parse_subject
 from tests.bench.conftest import StartFake
 from tests.bench.test_throughput import started
 

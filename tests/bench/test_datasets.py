@@ -13,11 +13,11 @@ import pytest
 from bench.client import Target
 from bench.datasets import prepare
 from bench.errors import BenchError
-from bench.facts import ServerFacts, read_server
 from bench.fake import FakeServer, Script
-from bench.measure import Measurement, measure
-from bench.prompt import Prompt, Workload
-from bench.settings import Dataset, Settings
+from bench.measuring.facts import ServerFacts, read_server
+from bench.measuring.measure import Measurement, measure
+from bench.measuring.settings import Dataset, Settings
+from bench.prompts.prompt import Prompt, Workload
 from tests.bench.conftest import StartFake
 
 SMALL = Settings(concurrency=2, requests=8, warmup=0, input_tokens=64, output_tokens=4)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.lengths import Lengths, draw, longest, parse_lengths, shortest
+from bench.prompts.lengths import Lengths, draw, longest, parse_lengths, shortest
 
 
 @pytest.mark.parametrize(

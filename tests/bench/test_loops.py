@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.client import Outcome, Sample
-from bench.loop import LoopResult, closed_loop
-from bench.openloop import open_loop
-from bench.prompt import Prompt
+from bench.measuring.loop import LoopResult, closed_loop
+from bench.measuring.openloop import open_loop
+from bench.prompts.prompt import Prompt
 
 SAMPLE = Sample(128, 128, None, ttft_s=0.5, e2el_s=2.0, gaps_s=(0.5, 1.0), content_chunks=3)
 
@@ -118,7 +118,7 @@ async def test_an_interrupted_loop_keeps_what_had_finished() -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr("bench.loop.perf_counter", lambda: found.now)
+    monkeypatch.setattr("bench.measuring.loop.perf_counter", lambda: found.now)
     return found
 
 

@@ -18,16 +18,16 @@ import bench
 from bench.client import Failure, Outcome, Sample, Target
 from bench.datasets import prepare
 from bench.errors import BenchError
-from bench.facts import ServerFacts, client_facts, read_server
 from bench.fake import Script
-from bench.lag import loop_lag
-from bench.lengths import Lengths
-from bench.loop import LoopResult, Sent
-from bench.measure import Measurement, Settings, check_fits, measure
-from bench.prompt import Workload
-from bench.report import any_failed, print_report, to_record
-from bench.settings import Dataset
-from bench.slo import Slo
+from bench.measuring.facts import ServerFacts, client_facts, read_server
+from bench.measuring.lag import loop_lag
+from bench.measuring.loop import LoopResult, Sent
+from bench.measuring.measure import Measurement, Settings, check_fits, measure
+from bench.measuring.settings import Dataset
+from bench.measuring.slo import Slo
+from bench.prompts.lengths import Lengths
+from bench.prompts.prompt import Workload
+from bench.reports.report import any_failed, print_report, to_record
 from tests.bench.conftest import StartFake
 
 SCHEMA = json.loads((Path(bench.__file__).parent / "throughput.schema.json").read_text("utf-8"))

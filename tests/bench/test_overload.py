@@ -9,16 +9,16 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from bench import overload
-from bench.cli import Exit
+from bench.cli.command import Exit
 from bench.client import Target
-from bench.facts import ServerFacts
 from bench.fake import MODEL, FakeServer, Script
+from bench.measuring.facts import ServerFacts
+from bench.prompts.workload import Vocabulary
 from bench.tenancy.crowd import Shape, Tenant
 from bench.tenancy.phases import Stage
 from bench.tenancy.servers import Subject
 from bench.tenancy.storm import Load, Point, Slo, Storm, storm
 from bench.tenancy.storm_report import storm_record, storm_svg, to_markdown
-from bench.workload import Vocabulary
 from tests.bench.tenancy_server import SeatServer
 from tests.bench.test_throughput import started
 

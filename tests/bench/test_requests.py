@@ -7,7 +7,7 @@ import pytest
 
 from bench.client import Expected, Failure, Outcome, Sample, Target, complete, request_body
 from bench.fake import MODEL, Script
-from bench.server import free_port
+from bench.servers.server import free_port
 from tests.bench.conftest import StartFake
 
 PROMPT = {"messages": [{"role": "user", "content": "one two three"}]}

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from bench import simulate
-from bench.cli import Exit
-from bench.simulation import figures, world
-from bench.simulation.allowance import Allowance, window_start
-from bench.simulation.engine import ModelledEngine, Speed, Work
-from bench.simulation.fairness import FairnessWatch, Flow
-from bench.simulation.loop import NothingHappensError, VirtualLoop
-from bench.simulation.scenario import Ask, Death, Scenario, random_scenario
-from bench.simulation.world import World
+from bench.cli.command import Exit
+from bench.simulate import __main__ as simulate
+from bench.simulate import figures, world
+from bench.simulate.allowance import Allowance, window_start
+from bench.simulate.engine import ModelledEngine, Speed, Work
+from bench.simulate.fairness import FairnessWatch, Flow
+from bench.simulate.loop import NothingHappensError, VirtualLoop
+from bench.simulate.scenario import Ask, Death, Scenario, random_scenario
+from bench.simulate.world import World
 from gateway.admission import Admission
 from gateway.admission.gate import Gate
 from gateway.config import AdmissionConfig

@@ -6,7 +6,7 @@ import pytest
 
 from bench.client import Sample
 from bench.errors import BenchError
-from bench.slo import Slo, parse_slo
+from bench.measuring.slo import Slo, parse_slo
 
 # TTFT 500 ms, TPOT 100 ms, E2EL 1500 ms.
 SAMPLE = Sample(10, 11, None, ttft_s=0.5, e2el_s=1.5)

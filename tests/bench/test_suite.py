@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from bench.cli import Exit
+from bench.cli.command import Exit
 from bench.errors import BenchError
 from bench.fake import Script
-from bench.suite import main, run_suite
-from bench.suiting.parts import Part, all_parts, chosen
-from bench.suiting.report import demoted
-from bench.suiting.running import run_part
+from bench.suite.__main__ import main, run_suite
+from bench.suite.parts import Part, all_parts, chosen
+from bench.suite.report import demoted
+from bench.suite.running import run_part
 from tests.bench.conftest import StartFake
 
 SMALL = ("--concurrency", "1,2", "--requests", "2", "--output-tokens", "3")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.fake import Script
-from bench.sweep import main
+from bench.sweep.__main__ import main
 from tests.bench.conftest import StartFake
 from tests.bench.test_throughput import started
 

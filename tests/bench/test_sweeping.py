@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import svg
-from bench.page import html_page
-from bench.sweeping.chart import to_svg
-from bench.sweeping.knee import find_knee, kneedle
-from bench.sweeping.measuring import there_and_back
-from bench.sweeping.objectives import Attainment, Objectives
-from bench.sweeping.points import Point
-from bench.sweeping.ranges import Load, concurrencies, rates
-from bench.sweeping.search import bracket
+from bench.reports import svg
+from bench.reports.page import html_page
+from bench.sweep.chart import to_svg
+from bench.sweep.knee import find_knee, kneedle
+from bench.sweep.measuring import there_and_back
+from bench.sweep.objectives import Attainment, Objectives
+from bench.sweep.points import Point
+from bench.sweep.ranges import Load, concurrencies, rates
+from bench.sweep.search import bracket
 
 SVG = "{http://www.w3.org/2000/svg}"
 

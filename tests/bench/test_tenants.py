@@ -12,19 +12,19 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from bench import tenants
-from bench.cli import Exit
+from bench.cli.command import Exit
 from bench.client import Target
-from bench.counting import TokenizeCounter
 from bench.errors import BenchError
-from bench.facts import ServerFacts
 from bench.fake import MODEL, FakeServer, Script
+from bench.measuring.facts import ServerFacts
+from bench.prompts.counting import TokenizeCounter
+from bench.prompts.workload import Vocabulary, calibrate
 from bench.tenancy.attempt import Attempt, attempt, retry_after
 from bench.tenancy.chart import Line, Panel, to_svg
 from bench.tenancy.crowd import Crowd, Shape, Tenant, Writer
 from bench.tenancy.phases import Capacity, Quiet, Shared, Stage, expected_shares
 from bench.tenancy.report import Fairness, Round, fairness_record, fairness_svg, to_markdown
 from bench.tenancy.servers import Subject
-from bench.workload import Vocabulary, calibrate
 from tests.bench.conftest import StartFake
 from tests.bench.tenancy_server import SeatServer
 from tests.bench.test_throughput import started

@@ -12,7 +12,7 @@ import pytest
 
 import bench
 from bench.fake import FakeServer, Script
-from bench.server import free_port
+from bench.servers.server import free_port
 from bench.throughput import main
 from tests.bench.conftest import StartFake
 

@@ -14,10 +14,10 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from bench.gpus import Gpu, Gpus
-from bench.server import ChildServer
-from bench.sources import MetricsSource, ProcessSource, Use, parse_metrics
-from bench.utilization import Sampling, sampled, source_of
+from bench.servers.server import ChildServer
+from bench.utilization.gpus import Gpu, Gpus
+from bench.utilization.sampling import Sampling, sampled, source_of
+from bench.utilization.sources import MetricsSource, ProcessSource, Use, parse_metrics
 from gateway.utilization import Utilization
 
 _BUSY_THEN_IDLE = "sum(range(5_000_000)); print(flush=True); input()"

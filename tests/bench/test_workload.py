@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from bench.client import Endpoint, Target
 from bench.errors import BenchError
 from bench.fake import MODEL, FakeServer, Script
-from bench.lengths import Lengths
-from bench.prompt import Prompt
-from bench.workload import Vocabulary, Workload, build_workload, write_drafts
+from bench.prompts.lengths import Lengths
+from bench.prompts.prompt import Prompt
+from bench.prompts.workload import Vocabulary, Workload, build_workload, write_drafts
 from tests.bench.conftest import StartFake
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.server import free_port, running_server
+from bench.servers.server import free_port, running_server
 from engine.config import EMBEDDED_MODEL
 
 _SECOND_MODEL = "scripted"

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import psutil
 import pytest
 
-from bench.server import free_port
+from bench.servers.server import free_port
 from gateway.commands.remote import normalised_url
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
 

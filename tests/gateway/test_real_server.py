@@ -16,7 +16,7 @@ import psutil
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
-from bench.server import free_port
+from bench.servers.server import free_port
 from engine.config import EMBEDDED_MODEL
 from tests.gateway.test_hangups import request_bytes
 from tests.gateway.test_messages_answer import assembled, comparable, events_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.server import free_port
+from bench.servers.server import free_port
 from tests.gateway.test_hangups import LONG, request_bytes
 
 

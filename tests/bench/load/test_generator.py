@@ -14,7 +14,7 @@ from bench import load
 from bench.errors import BenchError
 from bench.fake import Script
 from bench.load import Expected, Outcome, Request, Result
-from bench.server import free_port
+from bench.servers.server import free_port
 from tests.bench.conftest import StartFake
 
 PATH = "/chat/completions"

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from bench.cli import Exit
+from bench.cli.command import Exit
 from bench.errors import BenchError
 from bench.quality.__main__ import quality as command
 from bench.quality.options import parser

@@ -18,13 +18,13 @@ from aiohttp.test_utils import TestServer
 
 from bench.errors import BenchError
 from bench.load import Expected, Outcome, Request
-from bench.server import ChildServer, free_port
+from bench.servers.server import ChildServer, free_port
 from bench.soak.fairness import METRICS, Seen, Size, crowd, ratios, watch
 from bench.soak.leaks import Point, Sent, fault, leaks, load, mix, trends
 from bench.soak.plot import to_svg
-from bench.soak.process import Holdings, Memory, memory, settled
 from bench.soak.stalled import read_late
 from bench.tiny.model import TinyModel, make
+from bench.utilization.process import Holdings, Memory, memory, settled
 from tests.bench.test_throughput import started
 from tests.bench.tiny.server import Answers, WalkServer, honest
 

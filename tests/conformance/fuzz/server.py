@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import aiohttp
 import psutil
 
-from bench.server import free_port, running_server
+from bench.servers.server import free_port, running_server
 from bench.tiny import model as tiny
 from engine import models
 from engine.config import EMBEDDED_MODEL

@@ -1,0 +1,1 @@
+"""The servers that are measured: found running, or started as people named them, and stopped."""

@@ -1,0 +1,1 @@
+"""What a server uses while it is measured: cores, memory, GPUs."""
