@@ -1,4 +1,4 @@
-"""Quantizing a tiny model for real, and what happens where that goes wrong."""
+"""Quantizing a tiny model for real, what vLLM makes of it, and what happens where it goes wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from engine import vllm_engine
+from engine.base import GenerateRequest, SamplingOptions
+from engine.config import EngineConfig
 from engine.models import ConsoleProgress, read_facts
 from engine.quantize import (
     Calibration,
@@ -25,10 +29,13 @@ from engine.quantize import (
 )
 from engine.quantize.packages import VARIABLE, find_packages, has_pip
 from engine.quantize.quantizing import REPORT
+from engine.streaming import generate
+from tests.engines import Engines
 from tests.support.int4 import read_awq, read_compressed, read_gptq
 
 PROGRESS = ConsoleProgress()
 LAYER = "model.layers.0.mlp.up_proj"
+TEXT = "The quick brown fox jumps over the lazy dog, sleeps a little, and goes home."
 
 
 @pytest.fixture(scope="session")
@@ -79,13 +86,20 @@ def make(tiny: Path, output: Path, settings: Settings, **options: Any) -> dict[s
     return quantize(str(tiny), output, settings, text, PROGRESS, **options)
 
 
-def layer(path: Path) -> dict[str, torch.Tensor]:
+def layer(path: Path, module: str = LAYER) -> dict[str, torch.Tensor]:
     tensors = load_file(path / "model.safetensors")
     return {
         name.rpartition(".")[2]: tensor
         for name, tensor in tensors.items()
-        if name.startswith(f"{LAYER}.")
+        if name.startswith(f"{module}.")
     }
+
+
+def weights(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What a quantized layer means: float32 [out, in]."""
+    if "qweight" in tensors:
+        return torch.from_numpy((read_gptq if "g_idx" in tensors else read_awq)(tensors)).float()
+    return tensors["weight"].float() * tensors["weight_scale"].float()
 
 
 def distance(made: np.ndarray[Any, Any], tiny: Path) -> float:
@@ -128,9 +142,7 @@ def test_gptq_stays_near_the_weights_it_was_made_from(
 def test_eight_bits_stay_near_the_weights_and_need_no_text(
     made: Callable[..., Path], tiny: Path, method: str
 ) -> None:
-    tensors = layer(made(method))
-    weights = tensors["weight"].float() * tensors["weight_scale"].float()
-    assert 0 < distance(weights.numpy(), tiny) < 0.05
+    assert 0 < distance(weights(layer(made(method))).numpy(), tiny) < 0.05
     assert description(made(method)) == "compressed-tensors, 8 bits"
     assert report(made(method))["calibration"] is None
 
@@ -145,6 +157,85 @@ def test_a_checkpoint_has_all_that_serving_needs_and_a_report(
     assert set(found["versions"]) > {"llmcompressor", "compressed-tensors", "torch"}
     assert found["bytes"]["after"] < found["bytes"]["before"]
     assert [other.name for other in path.parent.iterdir()] == ["made"]
+
+
+# What vLLM makes of it
+
+
+async def served(path: Path, dtype: Any, engines: Engines) -> tuple[list[int], list[float]]:
+    """A text's tokens, and vLLM's log-probabilities of all but the first."""
+    await engines.stop()
+    config = EngineConfig(
+        model="made",
+        dtype=dtype,
+        max_model_len=256,
+        kv_cache_gib=0.1,
+        compile="off",
+        warmup=False,
+    )
+    engine = await vllm_engine.start(config, str(path))
+    try:
+        prompt = await engine.render(TEXT)
+        sampling = SamplingOptions(temperature=0.0, max_tokens=1, logprobs=0, prompt_logprobs=0)
+        request = GenerateRequest("quantized", prompt, sampling)
+        deltas = [delta async for delta in generate(engine, request)]
+    finally:
+        await engine.close()
+    scored = [one.logprob for delta in deltas for one in delta.prompt_logprobs]
+    return list(prompt.token_ids), [one for one in scored if one is not None]
+
+
+def computed(tokens: list[int], tiny: Path, path: Path) -> list[float]:
+    """The same by transformers, in float32, with the weights that lie in `path`."""
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    tensors = load_file(path / "model.safetensors")
+    for name, module in model.named_modules():
+        if name.endswith("_proj"):
+            parts = layer(path, name)
+            module.weight.data = weights(parts)
+            if "weight" in parts:
+                module.register_forward_pre_hook(rounded_to(parts["weight"].dtype))
+        elif f"{name}.weight" in tensors:
+            module.weight.data = tensors[f"{name}.weight"].float()
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens])).logits[0, :-1]
+    scores = logits.log_softmax(-1).gather(-1, torch.tensor(tokens[1:])[:, None])
+    return [float(score) for score in scores[:, 0]]
+
+
+def rounded_to(dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    """What 8-bit methods do to the inputs of a layer: one scale for each token."""
+    whole = dtype == torch.int8
+    largest = torch.iinfo(dtype).max if whole else torch.finfo(dtype).max
+
+    def hook(_: Any, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        scale = inputs[0].abs().amax(-1, keepdim=True) / largest
+        values = inputs[0] / scale
+        return (values.round() if whole else values.to(dtype).float()) * scale
+
+    return hook
+
+
+# The kernels of 4 bits compute in float16.
+@pytest.mark.engine
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("method", "dtype", "within"),
+    [
+        ("awq", "auto", 0.03),
+        ("gptq", "auto", 0.03),
+        ("w8a8", "float32", 1e-4),
+        ("fp8", "float32", 1e-4),
+    ],
+)
+async def test_vllm_computes_with_the_weights_that_were_written(
+    made: Callable[..., Path], tiny: Path, engines: Engines, method: str, dtype: str, within: float
+) -> None:
+    path = made(method)
+    tokens, scores = await served(path, dtype, engines)
+    expected = computed(tokens, tiny, path)
+    assert len(scores) == len(tokens) - 1
+    assert scores == pytest.approx(expected, abs=within)
 
 
 # What goes wrong
