@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 API_VERSION: Final = (b"openai-version", b"2020-10-01")
 # Asked for every few seconds, by machines: not what an access log is read for.
-_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_PROBES: Final = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 _REQUEST_ID, _CLIENT_ID, _CODING = b"x-request-id", b"x-client-request-id", b"content-encoding"
 _NOTICED: Final = frozenset({_REQUEST_ID, _CLIENT_ID, _CODING})
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")

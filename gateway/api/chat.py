@@ -54,6 +54,7 @@ def _task(stored: StoredCompletions, body: ChatCompletionRequest, context: Conte
         turn.sampling(body.options()),
         partial(ChatAnswer, form=turn.form, logprobs=bool(body.logprobs), kept=bool(body.store)),
         include_usage=body.include_usage,
+        continuous_usage=body.continuous_usage,
         loose=turn.loose,
         more={"service_tier": "default"} if body.service_tier is not None else {},
         keep=partial(_keep, stored, context.owner, body) if body.store else None,

@@ -42,5 +42,7 @@ def _task(body: CompletionRequest, _context: Context) -> Task:
         body.options(),
         partial(TextAnswer, form=form),
         include_usage=body.include_usage,
+        # Of a prompt that is only scored no token is told.
+        continuous_usage=body.continuous_usage and not form.prompt_only,
         with_text=form.echo or form.logprobs,
     )

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from engine.base import Engine, SamplingOptions, Source, Structure
 from gateway import exchange
 from gateway.answers import Answer, Heading
+from gateway.answers.counted import CountedAnswer
 from gateway.api.schemas import documented
 from gateway.call import Call
 from gateway.event_stream import Keep
@@ -44,6 +45,7 @@ class Context(msgspec.Struct, frozen=True):
 class Task(msgspec.Struct, frozen=True):
     """What an endpoint makes of a body: `sources` are completed, `param` names them in errors.
 
+    `include_usage`: a stream ends with its usage; `continuous_usage`: every chunk has it so far.
     `loose`, `with_text` and `clipped` are the call's. `more` are fields that every chunk and answer
     repeats. `keep` is given the whole answer before its client has it.
     """
@@ -53,6 +55,7 @@ class Task(msgspec.Struct, frozen=True):
     sampling: SamplingOptions
     answer: Callable[[Heading], Answer]
     include_usage: bool = False
+    continuous_usage: bool = False
     loose: Structure | None = None
     with_text: bool = False
     clipped: bool = False
@@ -128,6 +131,8 @@ class GenerationEndpoint(Generic[Body]):
             timings=timings,
         )
         answer, where = task.answer(heading), exchange.of(scope)
+        if task.continuous_usage:
+            answer = CountedAnswer(answer)
         reply = room.reply.stream if body.stream else room.reply.whole
         enter(timings, "queue")
         await reply(call, answer, where, send, keep=task.keep)

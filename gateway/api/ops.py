@@ -1,9 +1,9 @@
-"""For operators: `/healthz`, `/readyz`, `/metrics`, `/version`."""
+"""For operators: `/healthz`, `/readyz`, `/health`, `/metrics`, `/version`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -31,14 +31,16 @@ async def healthz(room: ServicesDep) -> Response:
     return JSONResponse({"status": "alive" if alive else "dead"}, status_code=200 if alive else 503)
 
 
-@router.get(
-    "/readyz",
-    openapi_extra=documented(
-        answer="gateway.protocol.answers:Readiness",
-        others={503: "gateway.protocol.answers:Readiness"},
-        keyless=True,
-    ),
+_READINESS: Final = documented(
+    answer="gateway.protocol.answers:Readiness",
+    others={503: "gateway.protocol.answers:Readiness"},
+    keyless=True,
 )
+
+
+# By its second name, vLLM's, load tools and balancers ask whether requests may come.
+@router.get("/health", openapi_extra=_READINESS, operation_id="health")
+@router.get("/readyz", openapi_extra=_READINESS, operation_id="readyz")
 async def readyz(room: ServicesDep) -> Response:
     """200 where every model is loaded and its engine is stepping; else 503, why, and which."""
     reason = await room.lifecycle.not_ready_because()

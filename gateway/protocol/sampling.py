@@ -27,10 +27,12 @@ StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 class StreamOptions(WireModel):
     """What a stream carries besides deltas. `include_obfuscation` is accepted and has no
-    effect: padding hides token lengths from observers of the wire, which TLS proxies see anyway."""
+    effect: padding hides token lengths from observers of the wire, which TLS proxies see anyway.
+    `continuous_usage_stats`, vLLM's, has an effect beside `include_usage`, as there."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(GenerationBody):
@@ -61,6 +63,11 @@ class SamplingFields(GenerationBody):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        options = self.stream_options
+        return bool(options and options.include_usage and options.continuous_usage_stats)
 
     def sampling(self, *, max_tokens: int | None) -> SamplingOptions:
         """The engine's options. Raises InvalidPromptError for what types alone can't refuse."""

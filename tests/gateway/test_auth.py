@@ -52,7 +52,7 @@ async def test_with_the_key_the_routes_answer_and_probes_need_none(
     headers = {"authorization": f"Bearer {KEY}"}
     async with gateway.http.get(gateway.url + "/v1/models", headers=headers) as answer:
         assert answer.status == 200
-    for path in ("/healthz", "/readyz", "/metrics"):
+    for path in ("/health", "/healthz", "/readyz", "/metrics"):
         async with gateway.http.get(gateway.url + path) as answer:
             assert answer.status == 200
 

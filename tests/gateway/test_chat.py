@@ -75,6 +75,51 @@ async def test_include_usage_adds_one_last_chunk_and_null_to_the_others(
     assert last["usage"]["completion_tokens"] == 7
 
 
+@pytest.mark.parametrize("n", [1, 3])
+async def test_continuous_usage_tells_in_every_chunk_how_many_tokens_there_are_so_far(
+    gateway: LiveGateway, n: int
+) -> None:
+    counted = {"include_usage": True, "continuous_usage_stats": True}
+    body = {
+        "model": MODEL,
+        "messages": QUESTION,
+        "n": n,
+        "max_tokens": 7,
+        "ignore_eos": True,
+        "stream_options": counted,
+    }
+    *others, last = [json.loads(event) for event in (await events(gateway, body))[:-1]]
+    told = [chunk["usage"] for chunk in others]
+    so_far = [usage["completion_tokens"] for usage in told]
+    assert so_far == sorted(so_far)
+    assert 0 < so_far[0] < so_far[-1] == last["usage"]["completion_tokens"] == 7 * n
+    for usage in told:
+        assert usage["prompt_tokens"] == last["usage"]["prompt_tokens"]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+async def test_continuous_usage_alone_is_no_usage_as_in_vllm(gateway: LiveGateway) -> None:
+    body = {
+        "model": MODEL,
+        "messages": QUESTION,
+        "max_tokens": 2,
+        "stream_options": {"continuous_usage_stats": True},
+    }
+    assert not [event for event in (await events(gateway, body)) if "usage" in event]
+
+
+async def test_text_that_looks_like_the_end_of_an_event_is_told_as_it_is(
+    start_gateway: StartGateway,
+) -> None:
+    text = ',"usage":null}\n\n and on'
+    gateway = await start_gateway(**{"engine.simulated.text": text})
+    counted = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"model": MODEL, "messages": QUESTION, "stream_options": counted}
+    chunks = [json.loads(event) for event in (await events(gateway, body))[:-1]]
+    told = [choice["delta"].get("content", "") for one in chunks for choice in one["choices"]]
+    assert "".join(told) == text
+
+
 async def test_n_choices_come_each_with_its_index_and_are_counted_together(
     gateway: LiveGateway,
 ) -> None:

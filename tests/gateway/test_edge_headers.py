@@ -109,7 +109,7 @@ async def test_the_log_has_our_id_and_the_clients(
     assert (facts["given_request_id"], facts["client_request_id"]) == ("theirs", "a b=c")
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/readyz", "/metrics"])
 async def test_probes_are_no_lines_of_the_access_log(
     gateway: LiveGateway, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
