@@ -76,9 +76,11 @@ def _cpu_variables(config: EngineConfig) -> dict[str, str]:
         # Binding would put the engines of two servers on the same core.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(config.cpu_threads or available_cores()),
-        # Threads that spin between operations starve whatever else runs on the machine.
+        # Between operations threads spin for some ten microseconds. Those that sleep at once are
+        # slow to wake up; those that spin for long starve whatever else runs on the machine.
         "OMP_WAIT_POLICY": "passive",
         "KMP_BLOCKTIME": "0",
+        "GOMP_SPINCOUNT": "500",
         # A lone sequence's attention would be split between threads that spin for each other: with
         # anything else on the machine that took four times as long as two sequences.
         "VLLM_CPU_ATTN_SPLIT_KV": "0",

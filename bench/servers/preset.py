@@ -100,6 +100,8 @@ def engine_environment(engine: dict[str, Any], *, has_gpu: bool) -> dict[str, st
         "OMP_NUM_THREADS": str(engine.get("cpu_threads") or cores),
         "OMP_WAIT_POLICY": "passive",
         "KMP_BLOCKTIME": "0",
+        "GOMP_SPINCOUNT": "500",
+        "VLLM_CPU_ATTN_SPLIT_KV": "0",
         "VLLM_USE_AOT_COMPILE": "0",
     }
     if _executor(engine) == "uni":
