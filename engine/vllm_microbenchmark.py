@@ -1,8 +1,9 @@
 """`python -m engine.vllm_microbenchmark JSON`: what this CPU reaches with vLLM's own kernels.
 
 The argument is a `Shapes`; the answer a JSON object with a `Reached` for each number format. Each
-figure is of the shortest runs, so that what else runs on the machine counts little; enough layers
-take turns that their weights come from memory and not from a cache.
+figure is of the median runs: the shortest ones are of threads that happened to wait for nothing,
+which a whole step never does. Enough layers take turns that their weights come from memory and not
+from a cache.
 
 Relied on, of vLLM 0.32: `create_onednn_mm` and `onednn_mm` multiply linear layers on a CPU without
 AMX kernels of their own, `cpu_attention_with_kv_cache` attends, over blocks of 128 tokens.
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from statistics import median
 from typing import Any, Final
 
 import torch
@@ -62,19 +64,19 @@ def _reached(shapes: Shapes, dtype: torch.dtype) -> Reached | None:
     )
 
 
-def _shortest(calls: Sequence[Callable[[], object]]) -> float:
-    """Seconds of all calls, one after the other: of each the shortest time within the budget, of
-    three rounds at least, so that being interrupted now and then counts for nothing."""
-    shortest = [float("inf")] * len(calls)
+def _typical(calls: Sequence[Callable[[], object]]) -> float:
+    """Seconds of all calls, one after the other: of each the median time of as many rounds as the
+    budget has, three at least."""
+    times: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + BUDGET_S
     rounds = 0
     while rounds < 3 or time.perf_counter() < end:
-        for index, call in enumerate(calls):
+        for call, taken in zip(calls, times, strict=True):
             begun = time.perf_counter()
             call()
-            shortest[index] = min(shortest[index], time.perf_counter() - begun)
+            taken.append(time.perf_counter() - begun)
         rounds += 1
-    return sum(shortest)
+    return sum(map(median, times))
 
 
 def _linears(shapes: Shapes, dtype: torch.dtype) -> Linears:
@@ -90,7 +92,7 @@ def _linears(shapes: Shapes, dtype: torch.dtype) -> Linears:
 
 def _multiply(linears: Linears, rows: int, dtype: torch.dtype) -> float:
     given = {inputs: _numbers(rows, inputs, dtype) for _, inputs, _ in linears}
-    return _shortest(
+    return _typical(
         [partial(ops.onednn_mm, linear, given[inputs], None) for linear, inputs, _ in linears]
     )
 
@@ -122,7 +124,7 @@ def _attend(shapes: Shapes, dtype: torch.dtype, sequences: int, queries: int, se
         settings = (starts, lengths, scale, True, None, -1, table, 0.0, plan, None)
         ops.cpu_attention_with_kv_cache(query, keys, values, out, *settings)
 
-    seconds = _shortest([partial(attend, cache) for cache in caches])
+    seconds = _typical([partial(attend, cache) for cache in caches])
     pairs = layers * sequences * queries * seen / (2 if queries > 1 else 1)
     return 4 * pairs * heads * size / seconds
 
@@ -138,7 +140,7 @@ def _operate(shapes: Shapes, rows: int, dtype: torch.dtype) -> float:
     activation = partial(torch.ops._C.silu_and_mul, out, both)
     norm = partial(torch.ops._C.rms_norm, normed, hidden, weight, 1e-5)
     others = [norm] * (OPERATORS_PER_LAYER - 1)
-    return _shortest([activation, *others]) / OPERATORS_PER_LAYER
+    return _typical([activation, *others]) / OPERATORS_PER_LAYER
 
 
 def _numbers(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
