@@ -46,7 +46,7 @@ def vllm_preset(
 
     Raises BenchError: the file can't be used, or the model's directory isn't known.
     """
-    tree = _read(config)
+    tree = read_configuration(config)
     engine = _section(tree, "engine", config)
     if engine.get("kind", "vllm") != "vllm":
         raise BenchError(f"{config}: engine.kind is {engine['kind']}: vLLM's server can't run that")
@@ -141,7 +141,8 @@ def _cached_embedded() -> Path | None:
     return found[-1].parent if found else None
 
 
-def _read(config: Path) -> dict[str, Any]:
+def read_configuration(config: Path) -> dict[str, Any]:
+    """A gateway configuration's sections. Raises BenchError."""
     try:
         tree = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

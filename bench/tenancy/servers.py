@@ -25,7 +25,7 @@ from bench.measuring.facts import ServerFacts, read_server
 from bench.prompts.counting import find_counter
 from bench.prompts.workload import Draft, Vocabulary, calibrate
 from bench.servers.contenders import Contender, parse_contender, up
-from bench.servers.preset import vllm_preset
+from bench.servers.preset import read_configuration, vllm_preset
 from bench.servers.server import ChildServer
 from bench.tenancy.crowd import Tenant
 from bench.tiny.servers import tiny_servers
@@ -205,13 +205,7 @@ def _tree(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
     if args.tiny:
         tiny_servers(directory, [], engine={}, server={})
         file = directory / "gateway.yaml"
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BenchError(f"{file}: can't be read as YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise BenchError(f"{file}: expected a mapping of sections")
-    return tree
+    return read_configuration(file)
 
 
 def _laid_over(

@@ -86,8 +86,12 @@ def make(tiny: Path, output: Path, settings: Settings, **options: Any) -> dict[s
     return quantize(str(tiny), output, settings, text, PROGRESS, **options)
 
 
-def layer(path: Path, module: str = LAYER) -> dict[str, torch.Tensor]:
-    tensors = load_file(path / "model.safetensors")
+def layer(path: Path) -> dict[str, torch.Tensor]:
+    return parts(load_file(path / "model.safetensors"), LAYER)
+
+
+def parts(tensors: dict[str, torch.Tensor], module: str) -> dict[str, torch.Tensor]:
+    """Those of one layer, by what they are of it."""
     return {
         name.rpartition(".")[2]: tensor
         for name, tensor in tensors.items()
@@ -191,10 +195,10 @@ def computed(tokens: list[int], tiny: Path, path: Path) -> list[float]:
     tensors = load_file(path / "model.safetensors")
     for name, module in model.named_modules():
         if name.endswith("_proj"):
-            parts = layer(path, name)
-            module.weight.data = weights(parts)
-            if "weight" in parts:
-                module.register_forward_pre_hook(rounded_to(parts["weight"].dtype))
+            found = parts(tensors, name)
+            module.weight.data = weights(found)
+            if "weight" in found:
+                module.register_forward_pre_hook(rounded_to(found["weight"].dtype))
         elif f"{name}.weight" in tensors:
             module.weight.data = tensors[f"{name}.weight"].float()
     with torch.no_grad():
