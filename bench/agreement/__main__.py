@@ -90,6 +90,9 @@ async def _measured(
             rounds=args.rounds,
             timeout_s=args.timeout,
             on_run=lambda text: bar.update(task, completed=next(begun), description=text),
+            on_pair=lambda pair: console.print(
+                f"round {pair.round} of {args.rounds}, {pair}", markup=False, soft_wrap=True
+            ),
         )
     return Agreement(
         load=load,

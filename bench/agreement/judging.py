@@ -29,6 +29,10 @@ class Pair:
     ours: Figures
     other: Figures
 
+    def __str__(self) -> str:
+        theirs, ours = self.other.total_tokens_per_s, self.ours.total_tokens_per_s
+        return f"{self.tool}: {theirs:,.1f} total tokens/s, beside it bench.throughput: {ours:,.1f}"
+
     def clean(self, requests: int) -> bool:
         """Whether every request succeeded on both sides: only such pairs are compared."""
         return all(one.failed == 0 and one.succeeded == requests for one in (self.ours, self.other))

@@ -24,6 +24,7 @@ async def run_rounds(
     rounds: int,
     timeout_s: float,
     on_run: Callable[[str], None],
+    on_pair: Callable[[Pair], None],
 ) -> tuple[list[Pair], str | None]:
     """Every complete pair, and what ended them early; ours warms the server up first.
 
@@ -46,9 +47,9 @@ async def run_rounds(
                     on_run(f"round {number} of {rounds}, {tool.name}: {one.name}")
                     its = replace(load, seed=next(seeds)) if one is ours else load
                     found[one.name] = await run_tool(one, its, part, timeout_s)
-                pairs.append(
-                    Pair(number, tool.name, ours_first, found[ours.name], found[tool.name])
-                )
+                pair = Pair(number, tool.name, ours_first, found[ours.name], found[tool.name])
+                pairs.append(pair)
+                on_pair(pair)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None:

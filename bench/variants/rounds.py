@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from rich.console import Console
 
 from bench.cli.progress import live_progress
 from bench.errors import BenchError
 from bench.reports.report import any_failed
+from bench.variants.figures import SPEED, figures
 from bench.variants.measuring import Means, Run, Say, measured
 from bench.variants.variant import Variant
 
@@ -41,7 +43,9 @@ async def all_measured(
     """
     found = Findings({variant.name: [] for variant in variants})
     baseline = variants[0]
-    with live_progress(Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    tell = partial(console.print, markup=False, soft_wrap=True)
+    with live_progress(console) as bar:
         task = bar.add_task("", total=rounds * len(variants) + 1, running="")
 
         def saying(what: str) -> Say:
@@ -58,17 +62,30 @@ async def all_measured(
                     if variant is baseline and number == 1 and one.error is not None:
                         raise BenchError(f"the baseline, {baseline.name}: {one.error}")
                     found.runs[variant.name].append(one)
+                    tell(f"round {number} of {rounds}, {variant.name}: {_told(one)}")
                     bar.advance(task)
             say = saying(f"{baseline.name} again:")
             found.closing = await measured(
                 baseline, means, say, round_number=rounds + 1, quality=False
             )
+            tell(f"{baseline.name} again: {_told(found.closing)}")
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is not None:
                 current.uncancel()
             found.interrupted = True
     return found
+
+
+def _told(run: Run) -> str:
+    """A line for those who wait, or who read a log."""
+    if run.report is None:
+        return "no checkpoint" if run.skipped else "not measured"
+    found = figures([run])
+    return (
+        f"{found[SPEED] or 0:,.0f} total tokens/s, ready after {found['start_s'] or 0:.0f} s, "
+        f"{found['failed_requests']:.0f} failed"
+    )
 
 
 def _failed(run: Run) -> bool:

@@ -239,6 +239,8 @@ async def test_every_run_of_a_tool_stands_beside_one_of_ours_and_no_prompt_comes
     ]
     assert record["tools"]["k6"]["version"] == "9.9"
     assert "sk-" not in str(record)
+    told = [line.split(": ")[0] for line in err.splitlines() if "total tokens/s" in line]
+    assert told == ["round 1 of 2, k6", "round 2 of 2, k6"]
     # The warm-up, then both of each round.
     bodies = fake.seen.bodies
     assert len(bodies) == 4 + 2 * 2 * 4

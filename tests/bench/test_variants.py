@@ -89,6 +89,12 @@ async def test_variants_are_measured_in_turns_between_two_runs_of_the_baseline(
     assert base["figures"]["memory_peak"] > 1024**2
     assert base["figures"]["start_s"] > 0
     assert bench.record["drift"] > 0
+    told = [line.split(":")[0] for line in err.splitlines() if "total tokens/s" in line]
+    assert told == [
+        *("round 1 of 2, base", "round 1 of 2, slow"),
+        *("round 2 of 2, base", "round 2 of 2, slow"),
+        "base again",
+    ]
     assert "no compiler (`engine.compile=off`)" in out
 
 
