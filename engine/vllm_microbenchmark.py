@@ -58,16 +58,17 @@ def _reached(shapes: Shapes, dtype: torch.dtype) -> Reached | None:
     except RuntimeError:
         return None
     weights = sum(inputs * outputs for layer in layers for _, inputs, outputs in layer)
-    read = _typical([("products", call) for layer in layers for call in _products(layer, 1, dtype)])
     decode = _Size(shapes.sequences, shapes.sequences, 1, shapes.context)
     prefill = _Size(shapes.rows, shapes.prompts, shapes.prompt, shapes.prompt)
-    reached = [_step(shapes, layers, size, dtype) for size in (decode, prefill)]
-    rates = [2 * weights * size.rows / took["products"] for size, took in reached]
-    attending = [
-        len(layers) * size.operations(shapes) / took["attention"] for size, took in reached
-    ]
-    operators = [took["operators"] / len(layers) / OPERATORS_PER_LAYER for _, took in reached]
-    return Reached(weights * dtype.itemsize / read["products"], *rates, *attending, *operators)
+    # With one sequence nothing but reading the weights takes time.
+    lone = replace(decode, rows=1, sequences=1)
+    sizes = [size.bounded() for size in (decode, prefill)]
+    took = {size: _step(shapes, layers, size, dtype) for size in {lone.bounded(), *sizes}}
+    read = took[lone.bounded()]["products"]
+    rates = [2 * weights * size.rows / took[size]["products"] for size in sizes]
+    attending = [len(layers) * size.operations(shapes) / took[size]["attention"] for size in sizes]
+    operators = [took[size]["operators"] / len(layers) / OPERATORS_PER_LAYER for size in sizes]
+    return Reached(weights * dtype.itemsize / read, *rates, *attending, *operators)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,8 @@ class _Size:
 
 def _step(
     shapes: Shapes, layers: list[list[Linear]], size: _Size, dtype: torch.dtype
-) -> tuple[_Size, dict[Kind, float]]:
+) -> dict[Kind, float]:
     """The seconds that the calls of each kind take in a step of these layers."""
-    size = size.bounded()
     norm, activation = _operators(shapes, size.rows, dtype)
     # The split of queries, keys and values and the rotary embedding stand for themselves with a
     # norm, which has about their width.
@@ -106,7 +106,7 @@ def _step(
             if index == 1:
                 calls += [("pause", _pause), ("attention", attend), ("pause", _pause)]
             calls.append(("products", product))
-    return size, _typical(calls)
+    return _typical(calls)
 
 
 def _typical(calls: Sequence[tuple[Kind, Call]]) -> dict[Kind, float]:

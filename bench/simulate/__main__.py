@@ -7,14 +7,12 @@ import argparse
 import os
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +22,7 @@ from bench.cli.progress import live_progress
 from bench.reports.report import write_json
 from bench.simulate import figures
 from bench.simulate.scenario import random_scenario
+from bench.simulate.tally import Tally, simulate
 from bench.simulate.world import World
 
 SCHEMA_VERSION = 1
@@ -64,30 +63,6 @@ exit codes:
 """
 
 
-@dataclass(slots=True)
-class Tally:
-    """What some seeds came to. `broken` holds the first violation of each seed that has one."""
-
-    seeds: int = 0
-    requests: int = 0
-    tokens: int = 0
-    virtual_s: float = 0.0
-    cpu_s: float = 0.0
-    largest_gap: float = 0.0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    broken: dict[int, str] = field(default_factory=dict)
-
-    def add(self, other: Tally) -> None:
-        self.seeds += other.seeds
-        self.requests += other.requests
-        self.tokens += other.tokens
-        self.virtual_s += other.virtual_s
-        self.cpu_s += other.cpu_s
-        self.largest_gap = max(self.largest_gap, other.largest_gap)
-        self.outcomes += other.outcomes
-        self.broken |= other.broken
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = _parser().parse_args(argv)
@@ -109,23 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if interrupted:
         return Exit.INTERRUPTED
     return Exit.FAILED_REQUESTS if tally.broken else Exit.OK
-
-
-def simulate(seeds: Sequence[int]) -> Tally:
-    """Play these seeds, in this process."""
-    found, start = Tally(), process_time()
-    for seed in seeds:
-        run = World(random_scenario(seed)).play()
-        found.seeds += 1
-        found.requests += len(run.rows)
-        found.tokens += run.prompt_tokens + run.generation_tokens
-        found.virtual_s += run.seconds
-        found.largest_gap = max(found.largest_gap, run.largest_gap)
-        found.outcomes += run.outcomes
-        if run.violations:
-            found.broken[seed] = run.violations[0]
-    found.cpu_s = process_time() - start
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +13,14 @@ from typing import Any
 import pytest
 
 from bench.cli.command import Exit
-from bench.simulate import __main__ as simulate
+from bench.simulate import __main__ as command
 from bench.simulate import figures, world
 from bench.simulate.allowance import Allowance, window_start
 from bench.simulate.engine import ModelledEngine, Speed, Work
 from bench.simulate.fairness import FairnessWatch, Flow
 from bench.simulate.loop import NothingHappensError, VirtualLoop
 from bench.simulate.scenario import Ask, Death, Scenario, random_scenario
+from bench.simulate.tally import simulate
 from bench.simulate.world import World
 from gateway.admission import Admission
 from gateway.admission.gate import Gate
@@ -48,7 +51,7 @@ def scenario(*asks: Ask, **changes: Any) -> Scenario:
 
 
 def test_everything_holds_in_hundreds_of_random_worlds() -> None:
-    tally = simulate.simulate(SEEDS)
+    tally = simulate(SEEDS)
 
     assert tally.broken == {}
     assert tally.seeds == len(SEEDS)
@@ -350,7 +353,7 @@ def test_the_command_counts_what_it_saw_and_ends_well(
 ) -> None:
     file = tmp_path / "found.json"
 
-    code = simulate.main(["--seeds", "30", "--first", "100", "--jobs", "1", "--json", str(file)])
+    code = command.main(["--seeds", "30", "--first", "100", "--jobs", "1", "--json", str(file)])
 
     assert code == Exit.OK
     assert capsys.readouterr().out.startswith("30 seeds: ")
@@ -358,8 +361,16 @@ def test_the_command_counts_what_it_saw_and_ends_well(
     assert (record["seeds"], record["broken"]) == (30, {})
 
 
+def test_seeds_are_shared_by_processes() -> None:
+    words = [sys.executable, "-m", "bench.simulate", "--seeds", "60", "--jobs", "2"]
+
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.returncode, done.stdout[:10]) == (Exit.OK, "60 seeds: "), done.stderr
+
+
 def test_one_seed_can_be_told_step_by_step(capsys: pytest.CaptureFixture[str]) -> None:
-    code = simulate.main(["--seed", "3", "--trace"])
+    code = command.main(["--seed", "3", "--trace"])
 
     assert code == Exit.OK
     lines = capsys.readouterr().out.splitlines()
@@ -372,7 +383,7 @@ def test_a_seed_that_fails_is_named(
 ) -> None:
     monkeypatch.setattr(Gate, "verdict", lambda *_args, **_more: "open")
 
-    code = simulate.main(["--seed", "4"])
+    code = command.main(["--seed", "4"])
 
     assert code == Exit.FAILED_REQUESTS
     assert "over-filled" in capsys.readouterr().out
