@@ -104,6 +104,12 @@ class EngineConfig(Frozen):
     max_num_batched_tokens: int | None = Field(
         None, ge=16, description="tokens of one step, decodes and chunks of prefills together"
     )
+    long_prefill_token_threshold: int | None = Field(
+        None,
+        ge=1,
+        description="tokens of a step that one prompt takes at most while there are others: a long "
+        "one doesn't keep short ones from being read; None: half of the step",
+    )
     block_size: int | None = Field(None, ge=1, description="tokens of one KV block")
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True

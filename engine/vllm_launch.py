@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-from vllm.config import StructuredOutputsConfig
+from vllm.config import StructuredOutputsConfig, VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.logger import DEFAULT_LOGGING_CONFIG, configure_logging
 from vllm.platforms import current_platform
@@ -128,6 +128,7 @@ def _load(
         try:
             args = engine_args(config, model_path, name)
             settings = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+            _share_steps(config, settings)
             if uni:
                 settings.parallel_config.distributed_executor_backend = "uni"
             executor = Executor.get_class(settings)
@@ -166,6 +167,16 @@ def _matryoshka(shortened: bool) -> dict[str, Any]:
 def _where_possible(config: EngineConfig, wanted: bool) -> bool | None:
     """Most models that embed read a text as a whole: vLLM knows which can do otherwise."""
     return None if wanted and config.runner == "pooling" else wanted
+
+
+def _share_steps(config: EngineConfig, settings: VllmConfig) -> None:
+    """Bound what one prompt takes of a step. Only here it is known how large a step is."""
+    scheduler = settings.scheduler_config
+    if config.runner == "generate" and scheduler.enable_chunked_prefill:
+        half = max(1, scheduler.max_num_batched_tokens // 2)
+        scheduler.long_prefill_token_threshold = min(
+            config.long_prefill_token_threshold or half, settings.model_config.max_model_len
+        )
 
 
 def _lora(config: EngineConfig) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _FLAGS = {
     "tokenizer_mode": "--tokenizer-mode",
     "max_model_len": "--max-model-len",
     "max_num_batched_tokens": "--max-num-batched-tokens",
+    "long_prefill_token_threshold": "--long-prefill-token-threshold",
     "block_size": "--block-size",
     "gpu_memory_utilization": "--gpu-memory-utilization",
 }
@@ -67,6 +68,10 @@ def vllm_preset(
 
 def engine_flags(engine: dict[str, Any], *, has_gpu: bool) -> list[str]:
     """vLLM's flags for an engine section, the gateway's own defaults included."""
+    step = engine.get("max_num_batched_tokens")
+    if step is not None and engine.get("enable_chunked_prefill", True):
+        half = min(step // 2, engine.get("max_model_len") or step)
+        engine = {"long_prefill_token_threshold": half, **engine}
     flags: list[str] = ["--generation-config", "vllm"]
     flags += ["--max-num-seqs", str(engine.get("max_num_seqs", 32))]
     for key, flag in _FLAGS.items():

@@ -1,7 +1,8 @@
 """A model of an engine that batches continuously: what a step takes, what it yields, what fits.
 
 As vLLM's scheduler: each step first gives the running sequences their next token, then spends what
-is left of its token budget on prompts, in chunks, in order of priority and arrival. A sequence
+is left of its token budget on prompts, in chunks, in order of priority and arrival; one takes half
+of the budget at most unless it is alone. A sequence
 that finds no room for its next token takes it from the one that came last, which starts over.
 """
 
@@ -173,10 +174,11 @@ class ModelledEngine:
         decodes = sum(1 for one in self._running if not one.missing)
         budget = max(speed.max_batched_tokens - decodes, 0)
         self._admit()
+        most = speed.max_batched_tokens // 2 if self.inside > 1 else budget
         prefilled = 0
         for one in self._running:
             if one.missing and budget > prefilled:
-                chunk = min(one.missing, budget - prefilled)
+                chunk = min(one.missing, most, budget - prefilled)
                 prefilled += chunk
                 one.missing -= chunk
         lasts = speed.step_s + speed.sequence_s * decodes + speed.prefill_s * prefilled

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
 
 from engine.base import LoadedModel
 from gateway.admission.demand import TOO_LATE, QueueStats
@@ -14,10 +13,6 @@ from gateway.admission.permit import Permit
 from gateway.config import AdmissionConfig
 from gateway.errors import APIError, DeadlineError
 from gateway.tenants import Principal
-
-# How often the engine is looked at while its KV cache alone keeps somebody waiting: it frees what
-# a request had only a step after that has ended.
-KV_POLL_S: Final = 0.02
 
 
 class Admission:
@@ -29,7 +24,7 @@ class Admission:
         self.clock = clock
         self._config = config
         self._lines: dict[str, Line[Permit]] = {}
-        self._polls: dict[Line[Permit], asyncio.TimerHandle] = {}
+        self._timers: dict[Line[Permit], asyncio.TimerHandle] = {}
         self._inside = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -103,14 +98,12 @@ class Admission:
             else:
                 line.start(permit, now)
                 permit.go(now)
-        poll = self._polls.get(line)
-        if line.kv_bound:
-            if poll is None:
-                loop = asyncio.get_running_loop()
-                self._polls[line] = loop.call_later(KV_POLL_S, self._poll, line)
-        elif poll is not None:
-            poll.cancel()
-            del self._polls[line]
+        timer = self._timers.pop(line, None)
+        if timer is not None:
+            timer.cancel()
+        if line.again_s is not None:
+            loop = asyncio.get_running_loop()
+            self._timers[line] = loop.call_later(line.again_s, self._again, line)
 
     def left(self) -> None:
         """A permit was released."""
@@ -118,8 +111,8 @@ class Admission:
         if not self._inside:
             self._idle.set()
 
-    def _poll(self, line: Line[Permit]) -> None:
-        del self._polls[line]
+    def _again(self, line: Line[Permit]) -> None:
+        del self._timers[line]
         self.pump(line)
 
     def _line(self, replica: str) -> Line[Permit]:

@@ -3,7 +3,8 @@ Language Models", OSDI 2024, arXiv 2401.00588), one for each priority class.
 
 A tenant's *service* is ``(1 x uncached prompt tokens + 2 x completion tokens) / weight``. Its
 counter grows by that: by the prompt when a request is started, by completion tokens as they are
-produced. The next request is the oldest of the tenant with the least counter. A tenant that had
+produced. The next request is the oldest of the tenant with the least counter; before it goes, at
+most, who has little running and is ahead by little (`overtaking`). A tenant that had
 nothing waiting joins with at least the counter of whoever is next (the *lift*): time it didn't use
 is nobody's debt. Who comes back because his engine died before his first token has waited all the
 time, and isn't lifted.
@@ -11,7 +12,8 @@ time, and isn't lifted.
 The bound (the paper's theorem 4.4): of two tenants that both have requests waiting throughout some
 time, the services within it differ by at most ``2 U``, ``U = max(1 x the longest prompt, 2 x the
 tokens of everything that runs together)``, over the smaller weight. Why: a tenant is only started
-when its counter is the least, and what it can be charged from then on is what it has running.
+when its counter is the least, or next to it, and what it can be charged from then on is what it
+has running.
 
 Classes are strict: nothing of a lower one is next while a higher one has something that may be.
 A tenant at its cap of running sequences has nothing that may be next; that counts as leaving, so
@@ -35,6 +37,7 @@ T = TypeVar("T", bound=Ticket)
 
 PROMPT_COST: Final = 1
 COMPLETION_COST: Final = 2
+LEAD_STEPS: Final = 4
 CLASSES: Final[tuple[Priority, ...]] = ("online", "batch")
 
 
@@ -138,6 +141,24 @@ class FairQueue(Generic[T]):
         flows = self._classes[priority]
         weights = flows.weight + (0.0 if tenant in flows.backlogged else weight)
         return 2 * self.running(tenant) * weights < seats * weight
+
+    def overtaking(self, seats: int) -> T | None:
+        """Who is `owed` a place and may go before whose turn it is: of the highest class, the least
+        served, by no more than what a full engine serves in LEAD_STEPS steps beyond the turn. None
+        with more tenants than seats: then nobody's share is a seat."""
+        flows = self._classes[CLASSES[0]]
+        turn = flows.first()
+        if turn is None or not 1 < len(flows.backlogged) <= seats:
+            return None
+        lead = LEAD_STEPS * COMPLETION_COST * seats
+        owed = [
+            flow
+            for name, flow in flows.backlogged.items()
+            if flow.active
+            and (flow.counter - turn.counter) * flow.weight <= lead
+            and self.owed(name, CLASSES[0], flow.weight, seats)
+        ]
+        return min(owed, key=_counter).waiting[0] if owed else None
 
     def start(self, ticket: T) -> None:
         """It runs from here on: charge its tenant for the prompt."""
@@ -252,6 +273,10 @@ class FairQueue(Generic[T]):
                 flows.leave(flow)
             elif not held and not flow.active:
                 flows.join(flow, lift=lift)
+
+
+def _counter(flow: Flow[T]) -> float:
+    return flow.counter
 
 
 def _service(flow: Flow[T], completion_tokens: float) -> float:

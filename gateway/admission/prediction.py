@@ -21,6 +21,7 @@ class Prediction:
         self.prefill = Prefill()
         self.drain = Drain()
         self._completion = Mean()
+        self._uncached = Mean()
 
     @property
     def completion_tokens(self) -> float:
@@ -34,7 +35,9 @@ class Prediction:
     def read(self, ticket: Ticket, cached_tokens: int, now: float) -> None:
         """The first token of a request that was sent has come."""
         demand = ticket.demand
-        self.prefill.read(max(0, demand.prompt_tokens - cached_tokens), now)
+        uncached = max(0, demand.prompt_tokens - cached_tokens)
+        self.prefill.read(uncached, now)
+        self._uncached.add(uncached, demand.prompt_tokens)
         self._unstarted -= demand.sequences
 
     def ended(self, ticket: Ticket, started: bool, now: float) -> None:
@@ -63,6 +66,12 @@ class Prediction:
         """The engine is away."""
         self.drain.busy(False, now)
         self.prefill.interrupt()
+
+    def reading_s(self, prompt_tokens: int) -> float:
+        """Seconds by which a prompt of which as much is cached as of others makes a step longer; 0
+        where that wasn't measured."""
+        rate = self.prefill.tokens_per_second
+        return prompt_tokens * self._uncached.value / rate if rate is not None else 0.0
 
     def ttft(
         self, ahead: Ahead, prompt_tokens: int, now: float, *, owed: bool = False

@@ -62,6 +62,23 @@ async def test_who_has_little_running_takes_a_spare_seat_in_a_full_engine(world:
 
 
 @virtually
+async def test_who_has_little_running_takes_a_spare_seat_right_after_it_was_served(
+    world: World,
+) -> None:
+    world.set_up(seats=16, spare=4)
+    flood = [world.ask("flood") for _ in range(20)]
+    first = world.ask("quiet", prompt_tokens=20)
+    second = world.ask("quiet", prompt_tokens=20)
+    assert [first.going, second.going] == [True, True]
+    # But not for as long as nobody else gets anything.
+    greedy = world.ask("quiet", prompt_tokens=20_000)
+    assert greedy.going
+    last = world.ask("quiet")
+    assert last.waiting
+    end_all(last, *flood, first, second, greedy)
+
+
+@virtually
 async def test_spare_seats_are_for_less_than_half_of_a_share_by_weight(world: World) -> None:
     world.set_up(seats=8, spare=8)
     flood = [world.ask("flood", weight=3) for _ in range(20)]

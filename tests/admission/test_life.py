@@ -278,7 +278,8 @@ class Life(RuleBasedStateMachine):
             return
         free = sum(self.sequences()) < self.seats
         may_fit = self.world.model.usage == 0.0 and self.world.model.info.kv_cache_tokens is None
-        if not self.engine.inside or (free and may_fit):
+        held = self.world.admission._lines[REPLICA].pace.wait(self.loop.time()) > 0
+        if not self.engine.inside or (free and may_fit and not held):
             assert all(self.capped(one) for one in self.waiting)
 
     @invariant()

@@ -209,6 +209,12 @@ def test_compile_off_is_eager_however_yaml_reads_it(tmp_path: Path, written: str
     assert "--enforce-eager" in peer.command
 
 
+def test_one_prompt_has_as_much_of_a_step_in_both_servers() -> None:
+    flags = " ".join(engine_flags({"max_num_batched_tokens": 1024}, has_gpu=True))
+
+    assert "--long-prefill-token-threshold 512" in flags
+
+
 def test_parallel_engines_on_gpus_keep_vllms_own_executor_and_environment() -> None:
     engine = {"parallel": {"tensor": 2}, "quantization": "awq"}
 

@@ -229,6 +229,15 @@ def test_a_long_prompt_is_read_in_chunks() -> None:
     assert customer.first == pytest.approx(3.0)
 
 
+def test_a_long_prompt_leaves_half_of_a_step_to_others() -> None:
+    speed = Speed(step_s=1.0, sequence_s=0.0, prefill_s=0.0, max_batched_tokens=4)
+
+    _, (one, other) = engine_run(speed, (1,), (1,), prompt=12)
+
+    # The first step is all its own, then both have half of each until one is read.
+    assert [one.first, other.first] == pytest.approx([5.0, 6.0])
+
+
 def test_sequences_that_outgrow_the_cache_start_over_and_finish() -> None:
     speed = Speed(max_num_seqs=2, kv_tokens=40)
 

@@ -141,6 +141,20 @@ async def test_a_prompt_longer_than_a_step_is_read_in_chunks(engines: Engines) -
     assert len(tokens_of(await run(engine, prompt, max_tokens=5, ignore_eos=True))) == 5
 
 
+async def test_a_short_prompt_is_read_while_a_long_one_is(engines: Engines) -> None:
+    engine = await engines.use("smollm2")
+    ended: list[str] = []
+
+    async def complete(name: str, tokens: int, max_tokens: int) -> None:
+        prompt = Prompt([2000 + 11 * i for i in range(tokens)])
+        await run(engine, prompt, max_tokens=max_tokens, ignore_eos=True)
+        ended.append(name)
+
+    # Not quite four steps' worth of tokens: the rest of the fourth has room for the short one.
+    await asyncio.gather(complete("long", 1000, 1), complete("short", 8, 2))
+    assert ended == ["short", "long"]
+
+
 async def test_vllms_own_metrics_name_the_model_as_configured(engines: Engines) -> None:
     from prometheus_client import generate_latest
 
