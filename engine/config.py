@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 # The largest batch that vLLM captures as a CUDA graph, and its smallest default for the tokens of
@@ -56,6 +56,20 @@ def _yaml_switch(value: object) -> object:
     return {False: "off", True: "auto"}.get(value, value) if isinstance(value, bool) else value
 
 
+# Of vLLM 0.32's methods those that quantize the experts of mixtures and nothing else.
+_EXPERTS_ONLY = ("experts_int8", "int8_per_channel_weight_only", "nvfp4_per_token")
+
+
+def _quantizes_layers(method: str | None) -> str | None:
+    if method in _EXPERTS_ONLY:
+        raise ValueError(
+            f"{method} quantizes the experts of mixtures alone, and would leave all layers of a "
+            "dense model as they are without a word; take fp8_per_channel, or a checkpoint that "
+            "`gateway quantize --method w8a8` has made"
+        )
+    return method
+
+
 class EngineConfig(Frozen):
     """One model and how to run it. Fields left None take vLLM's own default."""
 
@@ -70,10 +84,10 @@ class EngineConfig(Frozen):
     )
     revision: str | None = Field(None, description="Hugging Face branch, tag or commit")
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
-    quantization: str | None = Field(
+    quantization: Annotated[str | None, AfterValidator(_quantizes_layers)] = Field(
         None,
         description="None reads it from the checkpoint; else awq, awq_marlin, gptq, gptq_marlin, "
-        "compressed-tensors, fp8, fp8_per_channel, int8_per_channel_weight_only, …",
+        "compressed-tensors, fp8, fp8_per_channel, …",
     )
     kv_cache_dtype: str = "auto"
     load_format: Literal["auto", "dummy"] = Field(

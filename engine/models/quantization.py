@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Methods of EngineConfig.quantization that quantize an unquantized checkpoint while loading it.
-_ONLINE_BITS = {"fp8": 8, "fp8_per_channel": 8, "int8_per_channel_weight_only": 8}
+_ONLINE_BITS = {"fp8": 8, "fp8_per_channel": 8}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from engine.config import EMBEDDED_MODEL
+from engine.config import EMBEDDED_MODEL, EngineConfig
 from engine.models import MemoryPlan, find_facts, plan_memory
 from gateway.config import GatewayConfig, load_config
 
@@ -96,3 +97,9 @@ def test_the_dtype_is_what_the_name_promises(name: str) -> None:
     quantization = find_facts(config.engine.model).quantization
     assert config.engine.dtype == "float16"
     assert (quantization is not None and quantization.method == "awq") == ("awq" in name)
+
+
+@pytest.mark.parametrize("method", ["int8_per_channel_weight_only", "experts_int8"])
+def test_a_method_that_would_quantize_no_layer_is_refused(method: str) -> None:
+    with pytest.raises(ValidationError, match="experts of mixtures alone"):
+        EngineConfig(quantization=method)
