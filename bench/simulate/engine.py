@@ -2,8 +2,8 @@
 
 As vLLM's scheduler: each step first gives the running sequences their next token, then spends what
 is left of its token budget on prompts, in chunks, in order of priority and arrival; one takes half
-of the budget at most unless it is alone. A sequence
-that finds no room for its next token takes it from the one that came last, which starts over.
+of the budget at most unless it is alone. A sequence that finds no room for its next token takes it
+from the one that came last, which starts over.
 """
 
 from __future__ import annotations

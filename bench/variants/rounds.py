@@ -54,7 +54,8 @@ async def all_measured(
         try:
             for number in range(1, rounds + 1):
                 for variant in variants:
-                    say = saying(f"round {number} of {rounds}, {variant.name}:")
+                    what = f"round {number} of {rounds}, {variant.name}:"
+                    say = saying(what)
                     perplexity = quality and number == 1
                     one = await measured(
                         variant, means, say, round_number=number, quality=perplexity
@@ -62,13 +63,14 @@ async def all_measured(
                     if variant is baseline and number == 1 and one.error is not None:
                         raise BenchError(f"the baseline, {baseline.name}: {one.error}")
                     found.runs[variant.name].append(one)
-                    tell(f"round {number} of {rounds}, {variant.name}: {_told(one)}")
+                    tell(f"{what} {_told(one)}")
                     bar.advance(task)
-            say = saying(f"{baseline.name} again:")
+            what = f"{baseline.name} again:"
+            say = saying(what)
             found.closing = await measured(
                 baseline, means, say, round_number=rounds + 1, quality=False
             )
-            tell(f"{baseline.name} again: {_told(found.closing)}")
+            tell(f"{what} {_told(found.closing)}")
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is not None:

@@ -8,12 +8,7 @@ import gc
 import pytest
 
 from gateway.errors import APIError, DeadlineError, UnavailableError
-from tests.admission.world import REPLICA, Asked, World, demand, virtually
-
-
-def end_all(*asked: Asked) -> None:
-    for one in asked:
-        one.end()
+from tests.admission.world import REPLICA, World, demand, end_all, virtually
 
 
 @virtually

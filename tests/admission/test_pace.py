@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission.pace import MOST_S, SHARED_S, SLACK_S, Pace
-from tests.admission.world import REPLICA, Asked, World, virtually
+from tests.admission.world import REPLICA, Asked, World, end_all, virtually
 
 
-async def teach(world: World) -> None:
-    """Have it be seen that a step takes 50 ms, and a millisecond more for each prompt token."""
+async def taught(world: World, **config: object) -> None:
+    """Set up eight seats, and have it be seen that a step takes 50 ms, and a millisecond more for
+    each prompt token."""
+    world.set_up(8, **config)  # type: ignore[arg-type]  # as set_up has it
     for number in range(12):
         tokens = 100 + 100 * (number % 2)
         one = world.ask("a", prompt_tokens=tokens)
@@ -27,15 +29,9 @@ def going(asked: list[Asked]) -> int:
     return sum(one.going for one in asked)
 
 
-def end_all(*asked: Asked) -> None:
-    for one in asked:
-        one.end()
-
-
 @virtually
 async def test_prompts_of_one_tenant_go_at_once(world: World) -> None:
-    world.set_up(seats=8)
-    await teach(world)
+    await taught(world)
     asked = [world.ask("a", prompt_tokens=200) for _ in range(4)]
     assert going(asked) == 4
     end_all(*asked)
@@ -45,8 +41,7 @@ async def test_prompts_of_one_tenant_go_at_once(world: World) -> None:
 async def test_prompts_go_as_fast_as_they_are_read_where_another_tenant_was_seen(
     world: World,
 ) -> None:
-    world.set_up(seats=8)
-    await teach(world)
+    await taught(world)
     quiet = world.ask("quiet", prompt_tokens=1)
     flood = [world.ask("a", prompt_tokens=80) for _ in range(6)]
     seen = []
@@ -62,8 +57,7 @@ async def test_prompts_go_as_fast_as_they_are_read_where_another_tenant_was_seen
 async def test_who_has_little_running_does_not_wait_for_the_prompts_of_others(
     world: World,
 ) -> None:
-    world.set_up(seats=8)
-    await teach(world)
+    await taught(world)
     flood = [world.ask("a", prompt_tokens=200) for _ in range(6)]
     quiet = world.ask("quiet", prompt_tokens=200)
     assert quiet.going
@@ -72,8 +66,7 @@ async def test_who_has_little_running_does_not_wait_for_the_prompts_of_others(
 
 @virtually
 async def test_prompts_that_are_cached_take_no_time_to_be_read(world: World) -> None:
-    world.set_up(seats=8)
-    await teach(world)
+    await taught(world)
     for _ in range(200):  # a conversation that goes on, seen often enough
         one = world.ask("a", prompt_tokens=200)
         await asyncio.sleep(0.05)
@@ -88,8 +81,7 @@ async def test_prompts_that_are_cached_take_no_time_to_be_read(world: World) -> 
 
 @virtually
 async def test_nobody_is_refused_because_he_is_held_back(world: World) -> None:
-    world.set_up(seats=8, max_queued=0, max_queued_per_tenant=1, max_queued_tokens_per_tenant=1)
-    await teach(world)
+    await taught(world, max_queued=0, max_queued_per_tenant=1, max_queued_tokens_per_tenant=1)
     quiet = world.ask("quiet", prompt_tokens=1)
     flood = [world.ask("a", prompt_tokens=80) for _ in range(7)]
     assert going(flood) == 4
@@ -100,8 +92,7 @@ async def test_nobody_is_refused_because_he_is_held_back(world: World) -> None:
 
 @virtually
 async def test_prompts_that_are_gone_hold_nobody_back(world: World) -> None:
-    world.set_up(seats=8)
-    await teach(world)
+    await taught(world)
     for _ in range(50):
         world.ask("b", prompt_tokens=100).end()
     running = world.ask("quiet", prompt_tokens=1)
@@ -113,8 +104,7 @@ async def test_prompts_that_are_gone_hold_nobody_back(world: World) -> None:
 
 @virtually
 async def test_batch_is_held_back_by_online_prompts(world: World) -> None:
-    world.set_up(seats=8)
-    await teach(world)
+    await taught(world)
     day = world.ask("b", prompt_tokens=80)
     night = world.ask("c", priority="batch")
     assert going([night]) == 0
@@ -125,8 +115,7 @@ async def test_batch_is_held_back_by_online_prompts(world: World) -> None:
 
 @virtually
 async def test_who_is_held_back_goes_on_waiting_when_the_engine_dies(world: World) -> None:
-    world.set_up(seats=8)
-    await teach(world)
+    await taught(world)
     day = world.ask("b", prompt_tokens=80)
     night = world.ask("c", priority="batch")
     world.away()
@@ -140,8 +129,7 @@ async def test_who_is_held_back_goes_on_waiting_when_the_engine_dies(world: Worl
 
 @virtually
 async def test_an_idle_engine_keeps_nobody_waiting(world: World) -> None:
-    world.set_up(seats=8)
-    await teach(world)
+    await taught(world)
     world.ask("quiet", prompt_tokens=1).end()
     for _ in range(3):
         one = world.ask("a", prompt_tokens=4000, priority="batch")
@@ -151,8 +139,7 @@ async def test_an_idle_engine_keeps_nobody_waiting(world: World) -> None:
 
 @virtually
 async def test_who_waits_for_the_pace_can_leave(world: World) -> None:
-    world.set_up(seats=8)
-    await teach(world)
+    await taught(world)
     quiet = world.ask("quiet", prompt_tokens=1)
     flood = [world.ask("a", prompt_tokens=200) for _ in range(6)]
     for one in flood:

@@ -121,6 +121,11 @@ class Asked:
         return turn.exception() if turn and turn.done() and not turn.cancelled() else None
 
 
+def end_all(*asked: Asked) -> None:
+    for one in asked:
+        one.end()
+
+
 class World:
     """Admission before one scripted engine of two seats, until `set_up` says otherwise."""
 
