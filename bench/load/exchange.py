@@ -19,8 +19,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "complete", "misbehaves", "number", "on_body", "parser", "parts", "reads", "request",
-        "sent_at", "stalls",
+        "complete", "keeps_alive", "misbehaves", "number", "on_body", "parser", "parts", "reads",
+        "request", "sent_at", "stalls",
     )  # fmt: skip
 
     def __init__(self, number: int, request: Request) -> None:
@@ -30,6 +30,7 @@ class Exchange:
         self.on_body = self.parts.append  # the parser calls it without a Python frame in between
         self.reads: list[tuple[float, int]] = []
         self.complete = False
+        self.keeps_alive = False
         self.stalls = request.stall_s > 0
         self.misbehaves = self.stalls or request.hang_up_after is not None
         self.parser = httptools.HttpResponseParser(self)
@@ -37,6 +38,8 @@ class Exchange:
 
     def on_message_complete(self) -> None:
         self.complete = True
+        # Afterwards the parser has forgotten what the headers said.
+        self.keeps_alive = self.parser.should_keep_alive()
 
     def events(self) -> int:
         return b"".join(self.parts).count(b"\n\n")

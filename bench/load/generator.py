@@ -220,7 +220,7 @@ class _Load:
     def _completed(self, connection: Connection) -> None:
         exchange = connection.exchange
         self._finished.append((exchange, None))
-        if connection.unsent or not exchange.parser.should_keep_alive():
+        if connection.unsent or not exchange.keeps_alive:
             self._close(connection)
             self._go_on()
             return

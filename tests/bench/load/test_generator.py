@@ -150,6 +150,24 @@ async def test_a_stream_may_come_byte_by_byte() -> None:
     assert [text(one) for one in result.outcomes] == ["onetwo"] * 2
 
 
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize("answered", [STREAM, WHOLE], ids=["streamed", "whole"])
+async def test_a_connection_carries_one_request_after_another(answered: bytes) -> None:
+    writers: set[asyncio.StreamWriter] = set()
+
+    async def answer(_number: int, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.add(writer)
+        writer.write(answered)
+
+    async with answering(answer) as url:
+        result = await run(url, [Request(b"{}")] * 9, concurrency=3)
+
+    assert [one.status for one in result.outcomes] == [200] * 9
+    assert len(writers) == 3
+
+
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_connection_the_server_closes_is_opened_again(announced: bool) -> None:
     stream = STREAM.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
