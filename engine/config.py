@@ -134,7 +134,12 @@ class EngineConfig(Frozen):
     compile: Annotated[Literal["auto", "off"], BeforeValidator(_yaml_switch)] = Field(
         "auto", description="off: eager, no torch.compile and no CUDA graphs; starts fastest"
     )
-    cpu_threads: int | None = Field(None, ge=1, description="OpenMP threads of a CPU engine")
+    cpu_threads: int | None = Field(
+        None,
+        ge=1,
+        description="OpenMP threads of a CPU engine; None: one for each core, and fewer while "
+        "other programs use the cores",
+    )
     executor: Literal["auto", "uni", "mp", "ray"] = Field(
         "auto", description="auto: in the engine's own process where one device suffices"
     )

@@ -71,6 +71,11 @@ def available_cores() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
+def threads_given(config: EngineConfig, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the user has said how many threads a CPU engine has."""
+    return config.cpu_threads is not None or "OMP_NUM_THREADS" in environ
+
+
 def _cpu_variables(config: EngineConfig) -> dict[str, str]:
     return {
         # Binding would put the engines of two servers on the same core.

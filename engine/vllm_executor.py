@@ -1,5 +1,7 @@
 """vLLM's executors, which also end when the program that started the engine is gone.
 
+On a CPU they share its cores with whatever else runs there.
+
 vLLM's engine process outlives a parent that was killed, with all the memory it holds. And where it
 is killed itself, its semaphores and shared memory would stay until the program ends: only the
 resource tracker that multiprocessing starts with the program removes them, and waits for it.
@@ -15,8 +17,14 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
+import torch
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+from engine.cpu_threads import SharedCpu
+
+# vLLM replaces it by one that does nothing.
+_set_threads = torch.set_num_threads
 
 
 class InProcessExecutor(UniProcExecutor):  # type: ignore[misc]
@@ -26,6 +34,18 @@ class InProcessExecutor(UniProcExecutor):  # type: ignore[misc]
         _leave_nothing()
         _end_with_the_parent()
         super()._init_executor()
+
+
+class SharedCpuExecutor(InProcessExecutor):
+    """The same, with as many of its threads as find a core."""
+
+    def _init_executor(self) -> None:
+        super()._init_executor()
+        self._cpu = SharedCpu(torch.get_num_threads(), _set_threads)
+
+    def execute_model(self, *args: Any, **options: Any) -> Any:
+        with self._cpu.step():
+            return super().execute_model(*args, **options)
 
 
 class ProcessesExecutor(MultiprocExecutor):  # type: ignore[misc]

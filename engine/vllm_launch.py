@@ -32,7 +32,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from engine import vllm_environment as environment
 from engine.base import EngineStartError
 from engine.config import EngineConfig
-from engine.vllm_executor import InProcessExecutor, ProcessesExecutor
+from engine.vllm_executor import InProcessExecutor, ProcessesExecutor, SharedCpuExecutor
 from engine.vllm_grammar import STRUCTURED_OUTPUTS
 from engine.vllm_processes import end, family, interrupts_blocked
 from engine.vllm_render import PromptRenderer
@@ -44,9 +44,6 @@ CPU_KV_CACHE_GIB = 1.0
 
 StatLogger = Callable[[Any, int], Any]
 Launched = tuple[AsyncLLM, PromptRenderer, tempfile.TemporaryDirectory[str]]
-
-# What else there is (Ray) looks after its own processes.
-_EXECUTORS = {UniProcExecutor: InProcessExecutor, MultiprocExecutor: ProcessesExecutor}
 
 
 async def launch(
@@ -131,7 +128,7 @@ def _load(
             _share_steps(config, settings)
             if uni:
                 settings.parallel_config.distributed_executor_backend = "uni"
-            executor = Executor.get_class(settings)
+            executor = _executor_class(config, settings, cpu=cpu)
             with (
                 environment.engine_processes(config, files.name, cpu=cpu, in_process=uni),
                 _errors_kept(settings, errors),
@@ -139,7 +136,7 @@ def _load(
             ):
                 llm = AsyncLLM(
                     vllm_config=settings,
-                    executor_class=_EXECUTORS.get(executor, executor),
+                    executor_class=executor,
                     log_stats=True,
                     log_requests=False,
                     usage_context=UsageContext.OPENAI_API_SERVER,
@@ -193,6 +190,15 @@ def _executor(config: EngineConfig) -> str | None:
     if config.executor != "auto":
         return config.executor
     return "uni" if config.parallel.tensor * config.parallel.pipeline == 1 else None
+
+
+def _executor_class(config: EngineConfig, settings: VllmConfig, *, cpu: bool) -> type[Executor]:
+    executor = Executor.get_class(settings)
+    if executor is UniProcExecutor:
+        fixed = not cpu or environment.threads_given(config)
+        return InProcessExecutor if fixed else SharedCpuExecutor
+    # What else there is (Ray) looks after its own processes.
+    return ProcessesExecutor if executor is MultiprocExecutor else executor
 
 
 def _eager(config: EngineConfig, *, cpu: bool) -> bool:

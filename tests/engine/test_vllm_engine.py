@@ -6,10 +6,14 @@ import asyncio
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ from engine.base import (
 from engine.config import EngineConfig
 from engine.streaming import generate
 from engine.vllm_engine import VLLMEngine
+from engine.vllm_environment import available_cores
 from tests.engines import CONFIGS, EXTRA_EOS, Engines
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.engine]
@@ -327,6 +332,47 @@ async def test_a_loop_that_was_late_by_many_steps_loses_no_token(engines: Engine
         for deltas in await asyncio.gather(*tasks):
             assert len(tokens_of(deltas)) == 64
             assert deltas[-1].finish_reason == "length"
+
+
+async def test_a_core_that_others_use_is_left_to_them_until_they_have_ended(
+    engines: Engines,
+) -> None:
+    cores = available_cores()
+    if cores < 2:
+        pytest.skip("an engine on one core has one thread")
+    engine = await engines.use("smollm2")
+    (core,) = multiprocessing.active_children()
+    process = psutil.Process(core.pid)
+    assert await computing(engine, process, cores) == cores
+    with others_busy():
+        assert await computing(engine, process, 1) == 1
+    assert await computing(engine, process, cores) == cores
+
+
+@contextmanager
+def others_busy() -> Iterator[None]:
+    """Other programs keep every core busy."""
+    count = len(os.sched_getaffinity(0))
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+async def computing(engine: VLLMEngine, process: psutil.Process, wanted: int) -> int:
+    """How many threads an answer is computed with, once it is so many, or after a minute."""
+    prompt = await engine.render("Once upon a time")
+    deadline, found = time.monotonic() + 60, 0
+    while found != wanted and time.monotonic() < deadline:
+        before = {thread.id: thread.user_time for thread in process.threads()}
+        begun = time.monotonic()
+        await run(engine, prompt, max_tokens=64, ignore_eos=True)
+        least = (time.monotonic() - begun) / 20
+        found = sum(t.user_time - before.get(t.id, 0) > least for t in process.threads())
+    return found
 
 
 async def test_a_vllm_of_another_shape_is_used_by_its_public_interface(
