@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 # So many steps are taken together when the loop is behind, before others get their turn.
 _MAX_STEPS: Final = 16
 _RECORD_EVERY_S: Final = 0.25
+# As numbers: an operation on pyzmq's flags costs as much as a token.
+_READABLE: Final = int(zmq.POLLIN)
+_LAST: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 async def open_path(llm: Any, meter: Meter, steps: StepStats, adapters: Adapters) -> DirectPath:
@@ -104,8 +108,13 @@ class DirectPath:
 
     def _send(self, kind: EngineCoreRequestType, payload: Any) -> None:
         self._client.ensure_alive()
-        frames = (self._client.core_engine, kind.value, *self._client.encoder.encode(payload))
-        self._sending.send_multipart(frames, flags=zmq.NOBLOCK, copy=True)
+        send = self._sending.send
+        send(self._client.core_engine, _MORE)
+        send(kind.value, _MORE)
+        *parts, last = self._client.encoder.encode(payload)
+        for part in parts:
+            send(part, _MORE)
+        send(last, _LAST)
 
     def _free(self, request_ids: Sequence[str]) -> None:
         with suppress(VLLMDeadError, zmq.ZMQError):  # nothing is left to be freed
@@ -147,7 +156,7 @@ class DirectPath:
         reading = self._reading_socket
         try:
             for _ in range(_MAX_STEPS):
-                if not reading.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                if not reading.getsockopt(zmq.EVENTS) & _READABLE:
                     return
                 self._take(reading.recv_multipart(zmq.NOBLOCK, copy=False))
             asyncio.get_running_loop().call_soon(self._take_all)

@@ -33,13 +33,14 @@ def prepare_import() -> None:
 
 @contextmanager
 def engine_processes(
-    config: EngineConfig, directory: str, *, cpu: bool, in_process: bool
+    config: EngineConfig, directory: str, *, cpu: bool, in_process: bool, adapts: bool = False
 ) -> Iterator[None]:
     """The environment the engine's processes inherit, while they are being started. Their sockets
-    and other files are in `directory`: a killed one removes none."""
+    and other files are in `directory`: a killed one removes none. `adapts`: there will be fewer
+    threads while other programs use the cores."""
     wanted: dict[str, str] = {}
     if cpu:
-        wanted |= _cpu_variables(config)
+        wanted |= _cpu_variables(config, adapts=adapts)
         if in_process:
             # Without it vLLM puts the CPU worker back into a process of its own.
             wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -76,16 +77,16 @@ def threads_given(config: EngineConfig, environ: Mapping[str, str] = os.environ)
     return config.cpu_threads is not None or "OMP_NUM_THREADS" in environ
 
 
-def _cpu_variables(config: EngineConfig) -> dict[str, str]:
+def _cpu_variables(config: EngineConfig, *, adapts: bool) -> dict[str, str]:
     return {
         # Binding would put the engines of two servers on the same core.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(config.cpu_threads or available_cores()),
-        # Between operations threads spin for some ten microseconds. Those that sleep at once are
-        # slow to wake up; those that spin for long starve whatever else runs on the machine.
+        # Between operations threads spin for a while: those that sleep at once are slow to wake up.
+        # Where another program has a core, those on the others spin in vain for as long.
         "OMP_WAIT_POLICY": "passive",
         "KMP_BLOCKTIME": "0",
-        "GOMP_SPINCOUNT": "500",
+        "GOMP_SPINCOUNT": "20000" if adapts else "500",
         # A lone sequence's attention would be split between threads that spin for each other: with
         # anything else on the machine that took four times as long as two sequences.
         "VLLM_CPU_ATTN_SPLIT_KV": "0",

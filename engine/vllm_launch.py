@@ -119,6 +119,7 @@ def _load(
 ) -> Launched:
     uni = _executor(config) == "uni"
     cpu = current_platform.is_cpu()
+    adapts = cpu and uni and not environment.threads_given(config)
     files = tempfile.TemporaryDirectory(prefix="engine-")
     with tempfile.TemporaryDirectory(prefix="engine-start-") as directory:
         errors = Path(directory) / "errors.log"
@@ -128,15 +129,17 @@ def _load(
             _share_steps(config, settings)
             if uni:
                 settings.parallel_config.distributed_executor_backend = "uni"
-            executor = _executor_class(config, settings, cpu=cpu)
+            processes = environment.engine_processes(
+                config, files.name, cpu=cpu, in_process=uni, adapts=adapts
+            )
             with (
-                environment.engine_processes(config, files.name, cpu=cpu, in_process=uni),
+                processes,
                 _errors_kept(settings, errors),
                 interrupts_blocked(),
             ):
                 llm = AsyncLLM(
                     vllm_config=settings,
-                    executor_class=executor,
+                    executor_class=_executor_class(settings, adapts=adapts),
                     log_stats=True,
                     log_requests=False,
                     usage_context=UsageContext.OPENAI_API_SERVER,
@@ -192,11 +195,10 @@ def _executor(config: EngineConfig) -> str | None:
     return "uni" if config.parallel.tensor * config.parallel.pipeline == 1 else None
 
 
-def _executor_class(config: EngineConfig, settings: VllmConfig, *, cpu: bool) -> type[Executor]:
+def _executor_class(settings: VllmConfig, *, adapts: bool) -> type[Executor]:
     executor = Executor.get_class(settings)
     if executor is UniProcExecutor:
-        fixed = not cpu or environment.threads_given(config)
-        return InProcessExecutor if fixed else SharedCpuExecutor
+        return SharedCpuExecutor if adapts else InProcessExecutor
     # What else there is (Ray) looks after its own processes.
     return ProcessesExecutor if executor is MultiprocExecutor else executor
 

@@ -68,7 +68,7 @@ def _measured(shapes: str) -> dict[str, Reached]:
     command = [sys.executable, "-m", "engine.vllm_microbenchmark", shapes]
     with (
         TemporaryDirectory(prefix="plan-") as directory,
-        engine_processes(EngineConfig(), directory, cpu=True, in_process=True),
+        engine_processes(EngineConfig(), directory, cpu=True, in_process=True, adapts=True),
     ):
         try:
             done = subprocess.run(
