@@ -20,6 +20,8 @@ from typing import Final
 # What was seen is judged every so often, while steps follow each other without a pause like that.
 _WINDOW_S: Final = 0.5
 _PAUSE_S: Final = 0.05
+# After so long what was seen says nothing any more: an engine that had pauses since begins anew.
+_FRESH_S: Final = 2.0
 # Cores that were missing, on average, from which a thread less is faster. Measured on two cores:
 # a neighbour that takes a fifth of one costs 0.2 and two threads are still faster; half of one
 # costs 0.4, and they are as fast as one; a whole one 0.75, and they take twice as long.
@@ -79,7 +81,7 @@ class SharedCpu:
         self._books = books
         self._now = now
         self._since: Books | None = None
-        self._ended = float("-inf")
+        self._ended = self._judged_at = float("-inf")
         self._trying = False
         self._retry_s = _RETRY_S
         self._retry_at = float("-inf")
@@ -98,11 +100,14 @@ class SharedCpu:
         now = self._now()
         if self._since is None or now - self._ended > _PAUSE_S:
             self._since = self._books()
+            if now - self._judged_at > _FRESH_S and self._threads < self._most:
+                self._set(self._most)
         elif now - self._since.at >= _WINDOW_S:
             before, self._since = self._since, self._books()
             self._judge(before, self._since)
 
     def _judge(self, before: Books, after: Books) -> None:
+        self._judged_at = after.at
         took = after.at - before.at
         waited = sum(s - before.waited.get(task, 0.0) for task, s in after.waited.items())
         missing, idle = waited / took, (after.idle - before.idle) / took

@@ -104,6 +104,16 @@ def test_what_happens_between_the_engines_steps_is_not_judged() -> None:
     assert machine.threads == 8
 
 
+def test_after_a_pause_an_engine_begins_anew_with_every_core() -> None:
+    machine = Machine()
+    machine.others = 5.0
+    machine.run(1)
+    assert machine.threads == 3
+    machine.now += 10.0
+    machine.run(STEP_S)
+    assert machine.threads == 8
+
+
 def test_threads_stay_as_they_are_where_the_kernel_keeps_no_books() -> None:
     def none() -> Books:
         raise FileNotFoundError("/proc/self/task")
