@@ -27,7 +27,7 @@ from bench.cli.progress import live_progress
 from bench.frontend.plot import to_svg
 from bench.frontend.report import Findings, Round, to_markdown, to_record
 from bench.frontend.run import Figures, Served, load, measure
-from bench.frontend.servers import all_up, chosen_servers, parse_peer
+from bench.frontend.servers import all_up, chosen_servers, parse_peer, without_key
 from bench.frontend.work import Amount, Work, Writer
 from bench.measuring.facts import ServerFacts, client_facts
 from bench.reports.report import write_json
@@ -244,7 +244,7 @@ def _context(
         "servers": {
             server.name: {
                 "command": commands.get(server.name),
-                "base_url": server.base_url,
+                "base_url": without_key(server.base_url),
                 "header": facts.header,
                 "version": facts.version,
                 "engine": facts.engine,

@@ -94,19 +94,25 @@ async def test_a_wrong_answer_exits_1_and_is_named() -> None:
     assert "Round 1, good" not in out
 
 
-async def test_a_peer_that_runs_already_is_measured_by_its_process(model: TinyModel) -> None:
-    server = TestServer(FrontEnd(model).app)
+async def test_a_peer_that_runs_already_is_measured_by_its_process_and_its_key_stays_secret(
+    model: TinyModel, tmp_path: Path
+) -> None:
+    server, record = TestServer(FrontEnd(model).app), tmp_path / "record.json"
     await server.start_server()
     try:
-        url = str(server.make_url("/v1"))
+        url = f"http://some-key@127.0.0.1:{server.port}/v1"
+        peer = ("--peer", f"me={url},{os.getpid()}")
         code, out, err = await frontend(
-            "--server", f"a={SERVER}", "--peer", f"me={url},{os.getpid()}", "--rounds", "1", *SMALL
+            "--server", f"a={SERVER}", *peer, "--rounds", "1", "--json", str(record), *SMALL
         )
     finally:
         await server.close()
 
     assert code == 0, err
     assert "me / a" in out
+    written = record.read_text()
+    assert f"http://127.0.0.1:{server.port}/v1" in written
+    assert "some-key" not in out + err + written
 
 
 @pytest.mark.parametrize(
