@@ -100,8 +100,8 @@ async def test_a_peer_that_runs_already_is_measured_by_its_process_and_its_key_s
     server, record = TestServer(FrontEnd(model).app), tmp_path / "record.json"
     await server.start_server()
     try:
-        url = f"http://some-key@127.0.0.1:{server.port}/v1"
-        peer = ("--peer", f"me={url},{os.getpid()}")
+        url = server.make_url("/v1")
+        peer = ("--peer", f"me={url.with_user('some-key')},{os.getpid()}")
         code, out, err = await frontend(
             "--server", f"a={SERVER}", *peer, "--rounds", "1", "--json", str(record), *SMALL
         )
@@ -111,7 +111,7 @@ async def test_a_peer_that_runs_already_is_measured_by_its_process_and_its_key_s
     assert code == 0, err
     assert "me / a" in out
     written = record.read_text()
-    assert f"http://127.0.0.1:{server.port}/v1" in written
+    assert str(url) in written
     assert "some-key" not in out + err + written
 
 
