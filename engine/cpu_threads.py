@@ -47,7 +47,8 @@ class Books:
 
 
 def read_books() -> Books:
-    """Of this process, now. Raises OSError where there are none, as outside of Linux."""
+    """Of this process, now. Raises OSError, ValueError or IndexError where there are none, as
+    outside of Linux, or none like those."""
     waited: dict[str, float] = {}
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # a thread that has just ended
@@ -89,7 +90,7 @@ class SharedCpu:
     @contextmanager
     def step(self) -> Iterator[None]:
         """Around each step of the engine; the number of threads changes before it."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError, IndexError):
             self._look()
         try:
             yield

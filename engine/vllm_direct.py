@@ -108,13 +108,11 @@ class DirectPath:
 
     def _send(self, kind: EngineCoreRequestType, payload: Any) -> None:
         self._client.ensure_alive()
-        send = self._sending.send
-        send(self._client.core_engine, _MORE)
-        send(kind.value, _MORE)
-        *parts, last = self._client.encoder.encode(payload)
-        for part in parts:
-            send(part, _MORE)
-        send(last, _LAST)
+        # All of it first: what fails must not leave half a message behind.
+        *encoded, last = self._client.encoder.encode(payload)
+        for frame in (self._client.core_engine, kind.value, *encoded):
+            self._sending.send(frame, _MORE)
+        self._sending.send(last, _LAST)
 
     def _free(self, request_ids: Sequence[str]) -> None:
         with suppress(VLLMDeadError, zmq.ZMQError):  # nothing is left to be freed

@@ -6,6 +6,8 @@ import hashlib
 import os
 import threading
 
+import pytest
+
 from engine.cpu_threads import Books, SharedCpu, read_books
 
 STEP_S = 0.1
@@ -43,38 +45,23 @@ class Machine:
             self.now += pause
 
 
-def test_an_engine_by_itself_uses_every_core() -> None:
-    machine = Machine()
+@pytest.mark.parametrize(
+    ("cores", "others", "threads"),
+    [
+        pytest.param(8, 0.0, 8, id="an engine by itself uses every core"),
+        pytest.param(8, 1.0, 7, id="a core that another program takes is left to it"),
+        pytest.param(8, 5.0, 3, id="several cores are"),
+        pytest.param(2, 0.2, 2, id="a fifth of a core costs no thread"),
+        pytest.param(2, 16.0, 1, id="one thread is left however busy the machine is"),
+    ],
+)
+def test_an_engine_has_as_many_threads_as_find_a_core(
+    cores: int, others: float, threads: int
+) -> None:
+    machine = Machine(cores)
+    machine.others = others
     machine.run(60)
-    assert machine.threads == 8
-
-
-def test_a_core_that_another_program_takes_is_left_to_it() -> None:
-    machine = Machine()
-    machine.others = 1.0
-    machine.run(2)
-    assert machine.threads == 7
-
-
-def test_several_cores_are_left_at_once() -> None:
-    machine = Machine()
-    machine.others = 5.0
-    machine.run(1)
-    assert machine.threads == 3
-
-
-def test_a_program_that_takes_a_fifth_of_a_core_costs_no_thread() -> None:
-    machine = Machine(cores=2)
-    machine.others = 0.2
-    machine.run(60)
-    assert machine.threads == 2
-
-
-def test_one_thread_is_left_however_busy_the_machine_is() -> None:
-    machine = Machine(cores=2)
-    machine.others = 16.0
-    machine.run(10)
-    assert machine.threads == 1
+    assert machine.threads == threads
 
 
 def test_cores_are_taken_again_when_the_others_have_ended() -> None:
@@ -114,9 +101,12 @@ def test_after_a_pause_an_engine_begins_anew_with_every_core() -> None:
     assert machine.threads == 8
 
 
-def test_threads_stay_as_they_are_where_the_kernel_keeps_no_books() -> None:
+@pytest.mark.parametrize("error", [FileNotFoundError, ValueError, IndexError])
+def test_threads_stay_as_they_are_where_the_kernel_keeps_no_such_books(
+    error: type[Exception],
+) -> None:
     def none() -> Books:
-        raise FileNotFoundError("/proc/self/task")
+        raise error
 
     set_to: list[int] = []
     cpu = SharedCpu(4, set_to.append, none)
