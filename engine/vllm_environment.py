@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from engine.config import EngineConfig
+from engine.cpu_threads import read_books
 from engine.models import cache_root
 
 
@@ -72,9 +73,16 @@ def available_cores() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
-def threads_given(config: EngineConfig, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the user has said how many threads a CPU engine has."""
-    return config.cpu_threads is not None or "OMP_NUM_THREADS" in environ
+def threads_adapt(config: EngineConfig, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a CPU engine may have fewer threads while other programs use the cores: unless the
+    user has said how many, or nobody knows who uses the cores."""
+    if config.cpu_threads is not None or "OMP_NUM_THREADS" in environ:
+        return False
+    try:
+        read_books()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _cpu_variables(config: EngineConfig, *, adapts: bool) -> dict[str, str]:

@@ -43,9 +43,10 @@ class SharedCpuExecutor(InProcessExecutor):
         super()._init_executor()
         self._cpu = SharedCpu(torch.get_num_threads(), _set_threads)
 
-    def execute_model(self, *args: Any, **options: Any) -> Any:
-        with self._cpu.step():
-            return super().execute_model(*args, **options)
+    def execute_model(self, scheduler_output: Any, *args: Any, **options: Any) -> Any:
+        sequences = len(scheduler_output.num_scheduled_tokens)
+        self._cpu.step(scheduler_output.total_num_scheduled_tokens, sequences)
+        return super().execute_model(scheduler_output, *args, **options)
 
 
 class ProcessesExecutor(MultiprocExecutor):  # type: ignore[misc]

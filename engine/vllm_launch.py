@@ -119,7 +119,7 @@ def _load(
 ) -> Launched:
     uni = _executor(config) == "uni"
     cpu = current_platform.is_cpu()
-    adapts = cpu and uni and not environment.threads_given(config)
+    adapts = cpu and uni and environment.threads_adapt(config)
     files = tempfile.TemporaryDirectory(prefix="engine-")
     with tempfile.TemporaryDirectory(prefix="engine-start-") as directory:
         errors = Path(directory) / "errors.log"

@@ -21,7 +21,7 @@ from engine.models import CheckpointFacts
 from engine.planning.errors import PlanError
 from engine.planning.roofline import Load
 from engine.planning.shapes import Reached, Shapes, shapes_of
-from engine.vllm_environment import available_cores, engine_processes
+from engine.vllm_environment import available_cores, engine_processes, threads_adapt
 
 STEP_TOKENS: Final = 1024
 """Tokens of the largest step, as `configs/default.yaml` has it."""
@@ -68,7 +68,13 @@ def _measured(shapes: str) -> dict[str, Reached]:
     command = [sys.executable, "-m", "engine.vllm_microbenchmark", shapes]
     with (
         TemporaryDirectory(prefix="plan-") as directory,
-        engine_processes(EngineConfig(), directory, cpu=True, in_process=True, adapts=True),
+        engine_processes(
+            EngineConfig(),
+            directory,
+            cpu=True,
+            in_process=True,
+            adapts=threads_adapt(EngineConfig()),
+        ),
     ):
         try:
             done = subprocess.run(
