@@ -90,14 +90,14 @@ class _Server:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise BenchError(f"{url}: expected http://host:port")
-        self._url = url
+        host = parts.netloc.rpartition("@")[2]
+        self._url = parts._replace(netloc=host).geturl()
         try:
             found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise BenchError(f"{url}: can't be reached: {error.strerror}") from error
+            raise BenchError(f"{self._url}: can't be reached: {error.strerror}") from error
         self._family, self._address = found[0][0], found[0][4]
         key = f"authorization: Bearer {parts.username}\r\n" if parts.username else ""
-        host = parts.netloc.rpartition("@")[2]
         self._head = (
             f"POST {parts.path.rstrip('/')}{path} HTTP/1.1\r\nhost: {host}\r\n{key}"
             "content-type: application/json\r\naccept-encoding: identity\r\ncontent-length: "

@@ -95,7 +95,8 @@ def engine_flags(engine: dict[str, Any], *, has_gpu: bool) -> list[str]:
 
 
 def engine_environment(engine: dict[str, Any], *, has_gpu: bool) -> dict[str, str]:
-    """What the gateway sets for its engine, to be set for both servers alike."""
+    """What the gateway sets for an engine whose threads are given, to be set for both servers
+    alike: so neither has fewer while others use the cores."""
     if has_gpu:
         return {}
     allowed = len(os.sched_getaffinity(0))
