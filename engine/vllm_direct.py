@@ -60,6 +60,7 @@ class DirectPath:
         self._record_at = 0.0
         self._client = llm.engine_core
         self._sending: Any = zmq.Socket.shadow(self._client.input_socket.underlying)
+        self._unsent: list[Sequence[Any]] = []
         self._reading_socket: Any = zmq.Socket.shadow(
             self._client.resources.output_socket.underlying
         )
@@ -107,12 +108,25 @@ class DirectPath:
         await asyncio.wait([self._reading])
 
     def _send(self, kind: EngineCoreRequestType, payload: Any) -> None:
+        """Encoded at once, as what can't be is its own request's error, and sent with everything
+        else of this pass of the loop: waking ZeroMQ's thread for each costs as much as encoding
+        several."""
         self._client.ensure_alive()
-        # All of it first: what fails must not leave half a message behind.
-        *encoded, last = self._client.encoder.encode(payload)
-        for frame in (self._client.core_engine, kind.value, *encoded):
-            self._sending.send(frame, _MORE)
-        self._sending.send(last, _LAST)
+        frames = self._client.core_engine, kind.value, *self._client.encoder.encode(payload)
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._send_all)
+        self._unsent.append(frames)
+
+    def _send_all(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        send = self._sending.send
+        try:
+            for *frames, last in unsent:
+                for frame in frames:
+                    send(frame, _MORE)
+                send(last, _LAST)
+        except Exception as error:
+            self._end_reading(error)  # nothing can be asked of the engine any more
 
     def _free(self, request_ids: Sequence[str]) -> None:
         with suppress(VLLMDeadError, zmq.ZMQError):  # nothing is left to be freed
