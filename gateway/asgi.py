@@ -6,12 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
@@ -22,6 +20,7 @@ from gateway.config import CorsConfig
 from gateway.cors import Cors
 from gateway.dialect import error_body, speaks_messages
 from gateway.errors import CLIENT_CLOSED, APIError, InvalidRequestError, as_api_error, draining
+from gateway.ids import new_request_id
 from gateway.ledger import Entry, Ledger
 from gateway.metrics import Metrics
 
@@ -35,12 +34,6 @@ _REQUEST_ID, _CLIENT_ID, _CODING = b"x-request-id", b"x-client-request-id", b"co
 _NOTICED: Final = frozenset({_REQUEST_ID, _CLIENT_ID, _CODING})
 _GIVEN_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 _CLIENTS_ID: Final = re.compile(rb"[ -~]{0,512}")
-
-
-def new_request_id() -> str:
-    """An id for `x-request-id` that no other request has. It begins with the time, so that the
-    ledger's index grows at its end."""
-    return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 class RequestContext:
@@ -68,7 +61,6 @@ class RequestContext:
         self._app = app
         self._direct = direct
         self._metrics = metrics
-        self._answers: dict[tuple[str, int], Counter] = {}
         self._answer: ASGIApp = Cors(self._dispatch, cors) if cors.allow_origins else self._dispatch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,11 +144,7 @@ class RequestContext:
     def _record(self, scope: Scope, status: int, arrived: float) -> None:
         found, state = scope.get("route"), scope["state"]
         route = found if isinstance(found, str) else getattr(found, "path", "unmatched")
-        counter = self._answers.get((route, status))
-        if counter is None:  # `labels` costs more than the rest of this
-            counter = self._metrics.http_requests.labels(route, str(status))
-            self._answers[route, status] = counter
-        counter.inc()
+        self._metrics.http_requests.labels(route, str(status)).inc()
         access.log(
             logging.DEBUG if route in _PROBES else logging.INFO,
             "%s %s %d %.0fms %s %s",

@@ -18,10 +18,11 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from gateway import exchange
-from gateway.asgi import API_VERSION, new_request_id
+from gateway.asgi import API_VERSION
 from gateway.config import ServerConfig
 from gateway.cors import refusal_headers
 from gateway.errors import APIError, InvalidRequestError, UnavailableError
+from gateway.ids import new_request_id
 
 LINGER_S = 5.0
 MAX_PIPELINED = 8

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Protocol
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -35,59 +35,47 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self._utilization: Utilization | None = None
-        self.http_requests = Counter(
-            "gateway_http_requests", "Answers by route and status", ["route", "status"],
-            registry=registry,
-        )  # fmt: skip
+        self.http_requests = Counts(
+            registry, "gateway_http_requests", "Answers by route and status", "route", "status"
+        )
         self.requests_running = Gauge(
             "gateway_requests_running", "Requests that hold a permit", registry=registry
         )
-        success = Counter(
-            "gateway_request_success", "Finished choices by finish reason", ["finished_reason"],
-            registry=registry,
+        success = Counts(
+            registry, "gateway_request_success", "Finished choices by finish reason",
+            "finished_reason",
         )  # fmt: skip
         self.request_success = {reason: success.labels(reason) for reason in ("stop", "length")}
-        self.request_aborted = Counter(
-            "gateway_request_aborted", "Requests that ended early, by cause", ["cause"],
-            registry=registry,
-        )  # fmt: skip
-        self.prompt_tokens = Counter(
-            "gateway_prompt_tokens",
-            "Prompt tokens of started requests",
-            registry=registry,
+        self.request_aborted = Counts(
+            registry, "gateway_request_aborted", "Requests that ended early, by cause", "cause"
         )
-        self.cached_tokens = Counter(
-            "gateway_cached_tokens",
-            "Prompt tokens found in the prefix cache",
-            registry=registry,
+        self.prompt_tokens = Counts(
+            registry, "gateway_prompt_tokens", "Prompt tokens of started requests"
+        ).labels()
+        self.cached_tokens = Counts(
+            registry, "gateway_cached_tokens", "Prompt tokens found in the prefix cache"
+        ).labels()
+        self.generation_tokens = Counts(
+            registry, "gateway_generation_tokens", "Tokens generated, also those of requests that "
+            "ended early",
+        ).labels()  # fmt: skip
+        self.time_to_first_token = Times(
+            registry, "gateway_time_to_first_token_seconds", "Request received to first token"
         )
-        self.generation_tokens = Counter(
-            "gateway_generation_tokens", "Tokens generated, also those of requests that ended "
-            "early", registry=registry,
-        )  # fmt: skip
-        self.time_to_first_token = _histogram(
-            registry,
-            "gateway_time_to_first_token_seconds",
-            "Request received to first token",
+        self.inter_token_latency = Times(
+            registry, "gateway_inter_token_latency_seconds", "Between a choice's tokens"
         )
-        self.inter_token_latency = Tally(
-            "gateway_inter_token_latency_seconds", "Between a choice's tokens"
-        )
-        registry.register(self.inter_token_latency)
-        self.time_per_output_token = _histogram(
+        self.time_per_output_token = Times(
             registry, "gateway_request_time_per_output_token_seconds",
             "Mean time of a request's tokens after its first",
         )  # fmt: skip
-        self.judged = Counter(
-            "gateway_slo_requests",
+        self.judged = Counts(
+            registry, "gateway_slo_requests",
             "Complete answers of models that have objectives, by whether they met them (goodput)",
-            ["model_name", "met"],
-            registry=registry,
-        )
-        self.e2e_latency = _histogram(
-            registry,
-            "gateway_e2e_request_latency_seconds",
-            "Request received to last token",
+            "model_name", "met",
+        )  # fmt: skip
+        self.e2e_latency = Times(
+            registry, "gateway_e2e_request_latency_seconds", "Request received to last token"
         )
 
     def judge(self, model: str, slo: SloConfig, ttft: float, tpot: float) -> None:
@@ -127,14 +115,54 @@ class Metrics:
         return generate_latest(self.registry) + generate_latest(REGISTRY)
 
 
-class Tally(Collector):
-    """A histogram for what happens with every token: a fifth of prometheus_client's cost."""
+class Count:
+    """One number that only grows."""
 
-    def __init__(self, name: str, help_text: str) -> None:
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self, amount: int = 1) -> None:
+        self.value += amount
+
+
+class Counts(Collector):
+    """A counter for what every request does, a `Count` for each value of its labels. It costs a
+    fifth of prometheus_client's, which may be counted by several threads."""
+
+    def __init__(
+        self, registry: CollectorRegistry, name: str, help_text: str, *labels: str
+    ) -> None:
+        self._name = name
+        self._help = help_text
+        self._labels = labels
+        self._counts: dict[tuple[str, ...], Count] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Count:
+        """The count of these values of the labels, 0 where they are new."""
+        count = self._counts.get(values)
+        if count is None:
+            count = self._counts[values] = Count()
+        return count
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        for values, count in self._counts.items():
+            family.add_metric(values, count.value)
+        yield family
+
+
+class Times(Collector):
+    """A histogram of seconds, for what every request or token does; as `Counts`."""
+
+    def __init__(self, registry: CollectorRegistry, name: str, help_text: str) -> None:
         self._name = name
         self._help = help_text
         self._counts = [0] * (len(_SECONDS) + 1)
         self._sum = 0.0
+        registry.register(self)
 
     def observe(self, seconds: float, times: int = 1) -> None:
         self._counts[bisect_left(_SECONDS, seconds)] += times
@@ -144,10 +172,6 @@ class Tally(Collector):
         bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
         buckets = list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
         yield HistogramMetricFamily(self._name, self._help, buckets, self._sum)
-
-
-def _histogram(registry: CollectorRegistry, name: str, help_text: str) -> Histogram:
-    return Histogram(name, help_text, buckets=_SECONDS, registry=registry)
 
 
 _ENGINE_GAUGES = (

@@ -12,13 +12,13 @@ from engine.pooling import Embedder, Vector
 from gateway import exchange
 from gateway.api.schemas import documented
 from gateway.errors import InvalidRequestError
+from gateway.ids import new_id
 from gateway.poolings import Pooling
 from gateway.protocol.embeddings import MAX_TOKENS, EmbeddingRequest, embedding_list
 from gateway.services import (
     PrincipalDep,
     ServicesDep,
     deadline_of,
-    new_id,
     open_entry,
     read_json,
     resolve,

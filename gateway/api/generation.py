@@ -18,6 +18,7 @@ from gateway.answers.counted import CountedAnswer
 from gateway.api.schemas import documented
 from gateway.call import Call
 from gateway.event_stream import Keep
+from gateway.ids import new_id
 from gateway.protocol.generation import GenerationBody
 from gateway.services import (
     Services,
@@ -25,7 +26,6 @@ from gateway.services import (
     fingerprint,
     identify,
     is_returning,
-    new_id,
     open_entry,
     read_json,
     resolve,

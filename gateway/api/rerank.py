@@ -14,6 +14,7 @@ from gateway import exchange
 from gateway.api.schemas import documented
 from gateway.deployments import Deployment
 from gateway.errors import InvalidRequestError
+from gateway.ids import new_id
 from gateway.ledger import Entry
 from gateway.poolings import Pooling
 from gateway.protocol.rerank import RerankRequest, ScoreRequest, ranking, score_list
@@ -22,7 +23,6 @@ from gateway.services import (
     Services,
     ServicesDep,
     deadline_of,
-    new_id,
     open_entry,
     read_json,
     resolve,
