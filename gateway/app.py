@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 import gateway
 from engine.base import EngineDeadError, EngineError, EngineStats, LoadedModel, StartPhase
@@ -167,7 +168,7 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
         responses.ResponsesEndpoint(services),
     ]
     direct = {endpoint.path: endpoint for endpoint in endpoints}
-    app = FastAPI(
+    app = _Application(
         title="gateway",
         version=gateway.__version__,
         redirect_slashes=False,
@@ -217,6 +218,16 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(HTTPException, _answer_framework_error)
     return app
+
+
+class _Application(FastAPI):
+    """Without Starlette's outermost layer: `RequestContext` answers what nothing else has caught,
+    and every message of every answer would be passed on by one more function."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        outermost: Any = super().build_middleware_stack()
+        context: ASGIApp = outermost.app
+        return context
 
 
 def _serve(admission: Admission, replica: Replica) -> None:

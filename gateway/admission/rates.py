@@ -32,21 +32,19 @@ class Prefill:
         self._step_tokens = 0
         self._steps = 0
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
+        self._fixed = self._per_token = 0.0
 
     @property
     def tokens_per_second(self) -> float | None:
         """How fast prompts are read, beyond what a step takes anyway."""
-        if self._steps < STEPS_AT_LEAST:
-            return None
-        _, per_token = self._line()
-        return 1 / per_token if per_token > 0 else None
+        known = self._steps >= STEPS_AT_LEAST and self._per_token > 0
+        return 1 / self._per_token if known else None
 
     def seconds(self, tokens: float) -> float | None:
         """How long so many tokens take to be read."""
         if self._steps < STEPS_AT_LEAST:
             return None
-        fixed, per_token = self._line()
-        return fixed + tokens * per_token
+        return self._fixed + tokens * self._per_token
 
     def busy(self, busy: bool, now: float) -> None:
         """Whether a prompt is being read, from now on."""
@@ -78,6 +76,7 @@ class Prefill:
         self._y = STEP_MEMORY * self._y + y
         self._xx = STEP_MEMORY * self._xx + x * x
         self._xy = STEP_MEMORY * self._xy + x * y
+        self._fixed, self._per_token = self._line()
 
     def _line(self) -> tuple[float, float]:
         x, y = self._x / self._weight, self._y / self._weight
