@@ -98,8 +98,9 @@ class Permit(Ticket):
         if self._state is State.RUNNING:
             self._line.leave(self, self._admission.clock())
             self._state = State.OUTSIDE
-            # Later, when it is back: its place may be free for nobody else.
-            asyncio.get_running_loop().call_soon(self._admission.pump, self._line)
+            if self._line.queue:
+                # Later, when it is back: its place may be free for nobody else.
+                asyncio.get_running_loop().call_soon(self._admission.pump, self._line)
 
     def release(self) -> None:
         """Give back everything. Idempotent. Completion tokens are charged as `progress` tells them
@@ -117,7 +118,8 @@ class Permit(Ticket):
             line.leave(self, now)
         self.progress = None
         self._admission.left()
-        self._admission.pump(line)
+        if line.queue:
+            self._admission.pump(line)
 
     def go(self, now: float) -> None:
         """Its turn has come, and it was started."""
