@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.base import EngineError
+from gateway import exchange
 from gateway.config import CorsConfig
 from gateway.cors import Cors
 from gateway.dialect import error_body, speaks_messages
@@ -115,7 +116,7 @@ class RequestContext:
         except asyncio.CancelledError:
             # The server is closing its connections; only what it never began is cancelled here.
             if state["status"] is None:
-                await error_response(draining(), scope)(scope, receive, send)
+                await _answer_at_once(error_response(draining(), scope), scope, receive, send)
         except Exception as error:
             known = isinstance(error, (APIError, EngineError))
             if not known:
@@ -123,7 +124,7 @@ class RequestContext:
             if state["status"] is not None:
                 raise
             answer = refuse(error, scope) if known else error_response(as_api_error(error), scope)
-            await answer(scope, receive, send)
+            await _answer_at_once(answer, scope, receive, send)
 
     async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as a GET; the connection, which knows better, leaves the body out."""
@@ -182,6 +183,16 @@ def _notice(headers: Iterable[tuple[bytes, bytes]], state: dict[str, Any]) -> No
                 code="unsupported_content_encoding",
                 headers={"accept-encoding": "identity"},
             )
+
+
+async def _answer_at_once(answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Head and body in one system call: who refuses many has no time for two."""
+    connection = exchange.of(scope)
+    connection.hold()
+    try:
+        await answer(scope, receive, send)
+    finally:
+        connection.release()
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
