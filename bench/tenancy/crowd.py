@@ -46,12 +46,15 @@ class Writer:
         self._shape = shape
         self._vocabulary = vocabulary
         self._seed = seed
-        self._bodies = self._written()
+        self._drafts = self._written()
 
-    def body(self) -> bytes:
-        return next(self._bodies)
+    def body(self, output_tokens: int | None = None) -> bytes:
+        """One with an answer of so many tokens; None: of a length drawn as the shape has it."""
+        fields, length = next(self._drafts)
+        expected = Expected(self._shape.input_tokens, output_tokens or length, True, _PATIENCE_S)
+        return request_body(self._target, expected, fields, 0.0)
 
-    def _written(self) -> Iterator[bytes]:
+    def _written(self) -> Iterator[tuple[dict[str, Any], int]]:
         rng, mean = random.Random(self._seed), self._shape.output_tokens
         while True:
             self._seed += 1
@@ -62,10 +65,8 @@ class Writer:
                 seed=self._seed,
             )
             for draft in drafts:
-                fields = draft.fields(self._vocabulary.layout)
                 length = rng.randint(mean - mean // 2, mean + mean // 2)
-                expected = Expected(self._shape.input_tokens, length, True, _PATIENCE_S)
-                yield request_body(self._target, expected, fields, 0.0)
+                yield draft.fields(self._vocabulary.layout), length
 
 
 class Crowd:
@@ -138,9 +139,9 @@ class Crowd:
             self._begin(tenant.name, client())
         await asyncio.sleep(seconds)
 
-    async def ask(self, tenant: Tenant) -> Attempt:
-        """One request, which obeys nothing."""
-        return await self._attempt(tenant, self._writer.body(), 0)
+    async def ask(self, tenant: Tenant, output_tokens: int | None = None) -> Attempt:
+        """One request, as `Writer.body` writes it, which obeys nothing."""
+        return await self._attempt(tenant, self._writer.body(output_tokens), 0)
 
     async def finish(self, tenant: str | None = None, within_s: float = _PATIENCE_S) -> int:
         """Wait for the clients (of `tenant`); hang up on who is left. How many those were."""

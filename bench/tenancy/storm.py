@@ -18,6 +18,7 @@ from bench.utilization.process import memory
 
 _WARMUP_S = 5.0
 _PROBES = 12
+_PROBE_TOKENS = 1
 _ROW = 3
 _PROBE_GAP_S = 0.1
 _SAMPLE_S = 0.5
@@ -193,7 +194,7 @@ def _count(crowd: Crowd, slo: Slo, seconds: float, end: float, found: Storm) -> 
 
 async def _calm_ttft(stage: Stage, tenant: Tenant) -> float:
     """The largest of a few, one after the other."""
-    seen = [await stage.crowd().ask(tenant) for _ in range(_PROBES)]
+    seen = [await stage.crowd().ask(tenant, _PROBE_TOKENS) for _ in range(_PROBES)]
     return max(one.ttft_s or 0.0 for one in seen)
 
 
@@ -201,12 +202,12 @@ async def _recovered(
     stage: Stage, tenant: Tenant, calm_s: float, end: float, within_s: float
 ) -> float | None:
     """When the first of several probes in a row was sent that all were answered as in calm (half
-    as much again), in seconds after `end`."""
+    as much again), in seconds after `end`. They have one token, so that the next is soon sent."""
     row: list[Attempt] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             while len(row) < _ROW:
-                seen = await stage.crowd().ask(tenant)
+                seen = await stage.crowd().ask(tenant, _PROBE_TOKENS)
                 usual = seen.ttft_s is not None and seen.ttft_s <= 1.5 * calm_s
                 row = [*row, seen] if usual else []
                 await asyncio.sleep(_PROBE_GAP_S)
