@@ -18,7 +18,8 @@ from bench.utilization.process import memory
 
 _WARMUP_S = 5.0
 _PROBES = 12
-_PROBE_TOKENS = 1
+# One alone may have no text, and so no time.
+_PROBE_TOKENS = 4
 _ROW = 3
 _PROBE_GAP_S = 0.1
 _SAMPLE_S = 0.5
@@ -202,7 +203,7 @@ async def _recovered(
     stage: Stage, tenant: Tenant, calm_s: float, end: float, within_s: float
 ) -> float | None:
     """When the first of several probes in a row was sent that all were answered as in calm (half
-    as much again), in seconds after `end`. They have one token, so that the next is soon sent."""
+    as much again), in seconds after `end`. They are short, so that the next is soon sent."""
     row: list[Attempt] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):

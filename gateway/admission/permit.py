@@ -118,8 +118,7 @@ class Permit(Ticket):
             line.leave(self, now)
         self.progress = None
         self._admission.left()
-        if line.queue:
-            self._admission.pump(line)
+        self._admission.pump(line)
 
     def go(self, now: float) -> None:
         """Its turn has come, and it was started."""
