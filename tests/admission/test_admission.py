@@ -222,6 +222,22 @@ async def test_the_kv_cache_never_keeps_an_engine_idle(world: World) -> None:
 
 
 @virtually
+async def test_a_full_kv_cache_is_forgotten_with_the_request_it_kept(world: World) -> None:
+    world.set_up(seats=4, kv_ceiling=0.5)
+    end_all(*await world.run_full())
+    running = world.ask()
+    before = world.admission.stats(REPLICA).predicted_ttft_s
+    world.model.usage = 0.9
+    await asyncio.sleep(1)
+    late = world.enter()
+    with pytest.raises(DeadlineError):
+        late.request(demand(deadline=world.loop.time()))
+    late.release()
+    assert world.admission.stats(REPLICA).predicted_ttft_s == before
+    running.end()
+
+
+@virtually
 async def test_the_engine_is_looked_at_no_more_once_nobody_waits(world: World) -> None:
     world.set_up(seats=4, kv_ceiling=0.5)
     running = world.ask()
