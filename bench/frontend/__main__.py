@@ -27,8 +27,9 @@ from bench.cli.progress import live_progress
 from bench.frontend.plot import to_svg
 from bench.frontend.report import Findings, Round, to_markdown, to_record
 from bench.frontend.run import Figures, Served, load, measure
-from bench.frontend.servers import all_up, chosen_servers, parse_peer, without_key
+from bench.frontend.servers import all_up, chosen_servers, parse_peer
 from bench.frontend.work import Amount, Work, Writer
+from bench.load import without_key
 from bench.measuring.facts import ServerFacts, client_facts
 from bench.reports.report import write_json
 from bench.servers.contenders import Contender

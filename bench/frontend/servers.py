@@ -6,7 +6,6 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 import psutil
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.console import Console
 from bench.client import new_session
 from bench.errors import BenchError
 from bench.frontend.run import Served
+from bench.load import key_of, without_key
 from bench.measuring.facts import ServerFacts, read_server
 from bench.servers.contenders import Contender, parse_contender, up
 from bench.tiny.servers import NAME, TinyServers
@@ -89,13 +89,3 @@ async def _facts(server: Served) -> ServerFacts:
         return await read_server(
             session, without_key(server.base_url), api_key=key_of(server.base_url), model=NAME
         )
-
-
-def key_of(url: str) -> str | None:
-    """The key before the host of `url`, if there is one."""
-    return urlsplit(url).username
-
-
-def without_key(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

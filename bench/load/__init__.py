@@ -8,6 +8,7 @@ from bench.load.answer import Answer, Expected, UnreadableAnswerError
 from bench.load.aside import run_aside
 from bench.load.generator import Result, run
 from bench.load.outcome import Outcome, Request, Timing
+from bench.load.urls import key_of, without_key
 
 __all__ = [
     "Answer",
@@ -17,6 +18,8 @@ __all__ = [
     "Result",
     "Timing",
     "UnreadableAnswerError",
+    "key_of",
     "run",
     "run_aside",
+    "without_key",
 ]

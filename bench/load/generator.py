@@ -21,6 +21,7 @@ import httptools
 from bench.errors import BenchError
 from bench.load.exchange import Connection, Exchange
 from bench.load.outcome import Outcome, Request
+from bench.load.urls import key_of, without_key
 
 # Few enough that the last socket of a batch is read well within a millisecond of its time stamp.
 _BATCH = 128
@@ -90,16 +91,16 @@ class _Server:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise BenchError(f"{url}: expected http://host:port")
-        host = parts.netloc.rpartition("@")[2]
-        self._url = parts._replace(netloc=host).geturl()
+        self._url = without_key(url)
         try:
             found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
         except OSError as error:
             raise BenchError(f"{self._url}: can't be reached: {error.strerror}") from error
         self._family, self._address = found[0][0], found[0][4]
-        key = f"authorization: Bearer {parts.username}\r\n" if parts.username else ""
+        key, host = key_of(url), urlsplit(self._url).netloc
+        bearer = f"authorization: Bearer {key}\r\n" if key else ""
         self._head = (
-            f"POST {parts.path.rstrip('/')}{path} HTTP/1.1\r\nhost: {host}\r\n{key}"
+            f"POST {parts.path.rstrip('/')}{path} HTTP/1.1\r\nhost: {host}\r\n{bearer}"
             "content-type: application/json\r\naccept-encoding: identity\r\ncontent-length: "
         ).encode()
 
