@@ -129,7 +129,7 @@ class DirectPath:
             self._end_reading(error)  # nothing can be asked of the engine any more
 
     def _free(self, request_ids: Sequence[str]) -> None:
-        with suppress(VLLMDeadError, zmq.ZMQError):  # nothing is left to be freed
+        with suppress(VLLMDeadError):  # nothing is left to be freed
             self._send(EngineCoreRequestType.ABORT, list(request_ids))
 
     def _forget(self, request_ids: Sequence[str]) -> None:
