@@ -77,8 +77,13 @@ class RequestContext:
         state.update(arrived=arrived, request_id=request_id, shown=shown)
         state.setdefault("status", None)  # told already where the connection has refused it
 
+        connection = exchange.of(scope)
+
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] != "http.response.start":
+                await send(message)
+                connection.release()
+            else:
                 state["status"] = state["status"] or message["status"]
                 elapsed_ms = round((time.perf_counter() - arrived) * 1000)
                 message["headers"] = [
@@ -88,7 +93,10 @@ class RequestContext:
                     *((state["timings"].header(),) if "timings" in state else ()),
                     (b"openai-processing-ms", b"%d" % elapsed_ms),
                 ]
-            await send(message)
+                # Until a part of the body, or whoever writes it otherwise, goes with it: a system
+                # call costs more than all that led to it.
+                connection.hold()
+                await send(message)
 
         try:
             await self._answer(scope, receive, send_with_id)
@@ -116,7 +124,7 @@ class RequestContext:
         except asyncio.CancelledError:
             # The server is closing its connections; only what it never began is cancelled here.
             if state["status"] is None:
-                await _answer_at_once(error_response(draining(), scope), scope, receive, send)
+                await error_response(draining(), scope)(scope, receive, send)
         except Exception as error:
             known = isinstance(error, (APIError, EngineError))
             if not known:
@@ -124,7 +132,7 @@ class RequestContext:
             if state["status"] is not None:
                 raise
             answer = refuse(error, scope) if known else error_response(as_api_error(error), scope)
-            await _answer_at_once(answer, scope, receive, send)
+            await answer(scope, receive, send)
 
     async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as a GET; the connection, which knows better, leaves the body out."""
@@ -183,16 +191,6 @@ def _notice(headers: Iterable[tuple[bytes, bytes]], state: dict[str, Any]) -> No
                 code="unsupported_content_encoding",
                 headers={"accept-encoding": "identity"},
             )
-
-
-async def _answer_at_once(answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Head and body in one system call: who refuses many has no time for two."""
-    connection = exchange.of(scope)
-    connection.hold()
-    try:
-        await answer(scope, receive, send)
-    finally:
-        connection.release()
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:

@@ -44,7 +44,8 @@ class Exchange:
             self._cork.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def hold(self) -> None:
-        """Send what is written from now on, here or through ASGI, as one piece at `release`."""
+        """Send what is written from now on, here or through ASGI, as one piece: with a part of a
+        body that comes through ASGI, or at `release`."""
         self._cork.hold()
 
     def release(self) -> None:

@@ -76,10 +76,8 @@ class Reply:
             generation.reasoning_tokens = answer.reasoning_tokens
             self._pipeline.leave(generation, failure)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        exchange.hold()
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-        exchange.release()
 
     async def stream(
         self,
@@ -99,7 +97,6 @@ class Reply:
             await generation.begin()
             answer.begin(generation.prompts)
             started = True
-            exchange.hold()
             await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
             if not generation.complete:
                 outlet.open()
@@ -121,7 +118,6 @@ class Reply:
             generation.reasoning_tokens = answer.reasoning_tokens
             self._pipeline.leave(generation, failure)
         await send({"type": "http.response.body", "body": b""})
-        exchange.release()
 
     def _outlet(
         self, call: Call, answer: Answer, generation: Generation, exchange: Exchange

@@ -40,6 +40,7 @@ class Following(Response):
                 ended = told.ended
                 events = (told.log or [])[sent : sent + AT_ONCE]
                 where.write(b"".join(events))
+                where.release()
                 sent += len(events)
                 await where.drained()
                 if events:
