@@ -184,7 +184,6 @@ class VLLMModel:
         await within(MARGIN_S, partial(resources.ctx.destroy, linger=0))
         if self.files is not None:
             self.files.cleanup()
-        self._renderer.close()
         self._steps.close()
         self._dead.set()
 

@@ -23,7 +23,6 @@ from vllm.tokenizers.mistral import MistralTokenizer
 from engine.base import (
     ChatMessage,
     Conversation,
-    EngineDeadError,
     EngineStartError,
     InvalidPromptError,
     Prompt,
@@ -68,8 +67,8 @@ class PromptRenderer:
         self._tokenizer = tokenizer
         self._vocab_size: int = model_config.get_vocab_size()
         self._max_model_len: int = model_config.max_model_len
+        # Ends with the last request it reads for: that may wait for the next engine.
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
-        self._closed = False
         self._separated: bool = model_config.use_sep_token
         self._mistral = isinstance(tokenizer, MistralTokenizer)
         self._encoder: Encoder | None = None
@@ -137,16 +136,9 @@ class PromptRenderer:
         size = len(token_ids) * INLINE_CHARACTERS // INLINE_TOKENS
         return await self._run(size, self._decode, list(token_ids))
 
-    def close(self) -> None:
-        # What is being read ends: a cancelled future would look like a cancelled request.
-        self._closed = True
-        self._threads.shutdown(wait=False)
-
     async def _run(self, characters: int, function: Callable[..., T], *args: Any) -> T:
         if characters <= INLINE_CHARACTERS:
             return function(*args)
-        if self._closed:
-            raise EngineDeadError("The engine was closed.")
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:

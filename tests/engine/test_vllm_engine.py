@@ -184,7 +184,6 @@ async def test_without_a_chat_template_prompts_work_and_chats_are_refused(
     with pytest.raises(InvalidPromptError, match="no chat template") as refused:
         await renderer.render(Conversation([ChatMessage("user", "Hello")]))
     assert refused.value.param == "messages"
-    renderer.close()
 
 
 async def test_a_mistral_applies_its_window_and_equals_transformers(
@@ -317,6 +316,9 @@ async def test_a_killed_engine_fails_what_runs_and_can_still_be_closed(
         await engine.close()
         await engine.close()
     assert processes() == []
+    # Prompts are read all the same, also such as are read in a thread: for the next engine.
+    text = "Once upon a time. " * 150
+    assert await engine.detokenize((await engine.render(text)).token_ids) == text
 
 
 async def test_a_loop_that_was_late_by_many_steps_loses_no_token(engines: Engines) -> None:
