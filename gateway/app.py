@@ -148,7 +148,7 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
         limiter=limiter,
         ledger=ledger,
         pipeline=pipeline,
-        poolings=Poolings(lifecycle, holds, metrics),
+        poolings=Poolings(config.admission, lifecycle, holds, metrics),
         reply=Reply(pipeline, metrics, write_share=config.server.write_share),
         background=BackgroundResponses(config.responses, pipeline, store.responses),
         metrics=metrics,

@@ -1,26 +1,27 @@
 """Runs what embeds and scores: a place and tokens are held, and always given back; who hangs up, or
-is still there when the grace period is over, is interrupted, and the engine is told to forget the
-rest."""
+is still there when the grace period is over, or whose engine stands still, is interrupted, and the
+engine is told to forget the rest."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect
 
 from engine.base import EngineDeadError, LoadedModel
 from engine.pooling import Embedder
-from gateway.call import Cause, InterruptedCallError, Usage, at_deadline
+from gateway.call import InterruptedCallError, Usage, at_deadline
+from gateway.config import AdmissionConfig
 from gateway.deployments import Deployment, Replica
-from gateway.errors import DeadlineError, draining
+from gateway.errors import draining
 from gateway.exchange import Exchange
 from gateway.holds import Hold, Holds
 from gateway.ledger import Entry
 from gateway.lifecycle import Lifecycle
+from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.tenants import Principal
 
@@ -28,16 +29,19 @@ Found = TypeVar("Found")
 
 
 class Pooling:
-    """One call, as its work sees it."""
+    """One call, as its work sees it. Implements `gateway.live.Running`."""
 
     def __init__(self, hold: Hold, replica: Replica, deadline: float | None, capacity: int) -> None:
         # The engine it was given to once it was its turn.
         self.engine: LoadedModel | None = None
+        # Why it was ended from outside, if it was.
+        self.ended: Exception | None = None
         self._replica = replica
         self._hold = hold
         self._deadline = deadline
         self._capacity = capacity
         self._tokens = 0
+        self._task: asyncio.Future[Any] | None = None
 
     async def begin(self, tokens: int, inputs: int) -> None:
         """Once the work's size is known, before the engine is given it. Raises APIError."""
@@ -60,15 +64,41 @@ class Pooling:
     def used(self) -> Usage:
         return Usage(self._tokens, 0, 0)
 
+    @property
+    def submitted(self) -> bool:
+        return self.engine is not None
+
+    def produced(self) -> int:
+        """Nothing is told of it before its end."""
+        return 0
+
+    def stands_still(self, seconds: float) -> bool:
+        """Also while others are served, a step ends with each of them."""
+        since = self.engine.stats().seconds_since_step if self.engine is not None else None
+        return since is not None and since >= seconds
+
+    def run(self, work: Awaitable[Found]) -> asyncio.Future[Found]:
+        """Begin; what is returned is cancelled by `fail`, and `ended` says why."""
+        task = self._task = asyncio.ensure_future(work)
+        return task
+
+    def fail(self, error: Exception) -> None:
+        """End it, unless it was already."""
+        if self.ended is None and self._task is not None:
+            self.ended = error
+            self._task.cancel()
+
 
 class Poolings:
     """The calls that embed or score now."""
 
-    def __init__(self, lifecycle: Lifecycle, holds: Holds, metrics: Metrics) -> None:
+    def __init__(
+        self, config: AdmissionConfig, lifecycle: Lifecycle, holds: Holds, metrics: Metrics
+    ) -> None:
         self._lifecycle = lifecycle
         self._holds = holds
         self._metrics = metrics
-        self._live: dict[asyncio.Future[Any], Cause | DeadlineError | None] = {}
+        self._live: Live[Pooling] = Live(config.stall_timeout_s)
 
     async def run(
         self,
@@ -86,23 +116,21 @@ class Poolings:
         embedder = deployment.embedder()
         hold = self._holds.open(deployment, principal, entry)
         pooling = Pooling(hold, deployment.replica, deadline, embedder.info.max_num_seqs)
-        task: asyncio.Future[Any] = asyncio.ensure_future(_done(work, embedder, pooling))
-        self._live[task] = None
-        timer = at_deadline(deadline, partial(self._interrupt, task))
-        exchange.watch(lambda: self._interrupt(task, "disconnect"))
+        task = pooling.run(_done(work, embedder, pooling))
+        self._live.add(pooling)
+        timer = at_deadline(deadline, pooling.fail)
+        exchange.watch(lambda: pooling.fail(InterruptedCallError("disconnect")))
         failure: BaseException | None = None
         try:
-            found: Found = await task
+            found = await task
             hold.permit.started(0)
             return found
         except asyncio.CancelledError as cancelled:
-            cause = self._live[task]
-            if cause is None or isinstance(cause, DeadlineError):
-                failure = cause or cancelled
+            failure = pooling.ended or cancelled
+            if not isinstance(failure, InterruptedCallError):
                 raise failure from None
-            failure = InterruptedCallError(cause)
-            self._metrics.request_aborted.labels(cause).inc()
-            raise (ClientDisconnect() if cause == "disconnect" else draining()) from None
+            self._metrics.request_aborted.labels(failure.cause).inc()
+            raise (ClientDisconnect() if failure.cause == "disconnect" else draining()) from None
         except Exception as error:
             failure = error
             raise
@@ -110,18 +138,13 @@ class Poolings:
             if timer is not None:
                 timer.cancel()
             exchange.watch(None)
-            del self._live[task]
+            self._live.discard(pooling)
             hold.close(pooling.used, arrived, failure)
 
     def interrupt_all(self) -> None:
         """End whatever runs: the server shuts down."""
-        for task in list(self._live):
-            self._interrupt(task, "shutdown")
-
-    def _interrupt(self, task: asyncio.Future[Any], cause: Cause | DeadlineError) -> None:
-        if task in self._live and self._live[task] is None:
-            self._live[task] = cause
-            task.cancel()
+        for pooling in self._live:
+            pooling.fail(InterruptedCallError("shutdown"))
 
 
 async def _done(

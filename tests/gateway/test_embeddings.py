@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError
+from sqlalchemy import select
 
+from gateway.store.tenant_tables import ledger
 from tests.gateway.conftest import LiveGateway, StartGateway
 from tests.gateway.several import chat_model, embedder, simulated
 from tests.gateway.test_hangups import request_bytes
@@ -131,6 +133,20 @@ async def test_who_hangs_up_leaves_nothing_behind(start_gateway: StartGateway) -
         await gateway.services.admission.idle()
     async with gateway.http.get(gateway.url + "/metrics") as answer:
         assert 'gateway_request_aborted_total{cause="disconnect"} 1.0' in await answer.text()
+
+
+async def test_one_whose_engine_stands_still_is_ended(start_gateway: StartGateway) -> None:
+    stuck = embedder(simulated={"step_ms": 10_000_000})
+    gateway = await start_gateway(models=[stuck], **{"admission.stall_timeout_s": 0.4})
+    status, answer = await embed(gateway)
+    assert (status, answer["error"]["code"]) == (503, "engine_stalled")
+    await gateway.idle()
+    await gateway.model("embedder").drain()
+    await gateway.services.ledger.flush()
+    (row,) = await gateway.services.store.database.read(
+        lambda connection: connection.execute(select(ledger)).all()
+    )
+    assert (row.outcome, row.status, row.code) == ("failed", 503, "engine_stalled")
 
 
 async def test_a_shutdown_interrupts_it_when_the_grace_period_is_over(
