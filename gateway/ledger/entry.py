@@ -24,6 +24,8 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
     `at` is when it came, in seconds since the epoch; `cost` is in nano-units of currency. Tokens
     are what the engine read and produced, whoever received them. `status` is the HTTP status that
     the client was told, or would have been had its stream not begun; 0: none, or not known.
+    `begun` and `recorded` are the ledger's own: whether an engine was given it, whether it is
+    written down.
 
     The journal names the fields, and a journal may be older or newer than its reader: new fields
     need defaults.
@@ -49,10 +51,11 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
     queue_s: float | None = None
     ttft_s: float | None = None
     total_s: float = 0.0
+    begun: bool = False
     recorded: bool = False
 
 
-COLUMNS = Entry.__struct_fields__[:-1]
+COLUMNS = Entry.__struct_fields__[:-2]
 
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Entry)
@@ -60,7 +63,7 @@ _as_tuple = msgspec.structs.astuple
 
 
 def row(entry: Entry) -> Row:
-    return _as_tuple(entry)[:-1]
+    return _as_tuple(entry)[:-2]
 
 
 def encode(entry: Entry) -> bytes:

@@ -60,7 +60,7 @@ class Ledger:
         max_waiting: int = MAX_WAITING,
         linger_s: float = LINGER_S,
     ) -> None:
-        self.dropped = 0
+        self.dropped = self._told = 0
         self._database = database
         self._clock = clock
         self._retention_s = config.retention_days * DAY_S
@@ -94,17 +94,19 @@ class Ledger:
         `require_room`: the disk fails. The engine must not be given it then.
         """
         journal = self._journal
-        if journal is None or entry.recorded:
+        if entry.recorded:
             return
-        if not journal.begin(entry.request_id, encode(entry)):
+        if journal is not None and not journal.begin(entry.request_id, encode(entry)):
             raise _no_room()
+        entry.begun = True
 
     def record(self, entry: Entry) -> None:
         """Write `entry` down, the first time. What it says is final. Never raises.
 
         From its return on the row survives the program's death; after a power cut what came in
         the last moments may be missing. Where there is no room (see `require_room`), it waits in
-        memory; of refused requests no more than fits there, and the rest is counted in `dropped`.
+        memory; of requests that never began no more than fits there, and the rest is counted in
+        `dropped`.
         """
         if entry.recorded:
             return
@@ -150,7 +152,7 @@ class Ledger:
 
     async def upkeep(self) -> None:
         """Bring in the journals of programs that died meanwhile, delete rows that are too old: a
-        bounded number. Raises UnavailableError, OSError."""
+        bounded number. Raises UnavailableError."""
         if self._home is not None:
             await replay(self._home, self._insert)
         before = self._clock() - self._retention_s
@@ -166,9 +168,9 @@ class Ledger:
     def _take(self, entry: Entry) -> None:
         if self._closed:
             logger.error("the ledger was closed before %r ended", entry)
-        if entry.outcome == "rejected" and len(self._rows) >= 2 * self._max_waiting:
-            if not self.dropped:
-                logger.error("refused requests aren't written down: too many rows wait")
+        if not entry.begun and len(self._rows) >= 2 * self._max_waiting:
+            if self.dropped == self._told:
+                logger.error("requests that no engine had aren't written down: too many rows wait")
             self.dropped += 1
             return
         payload = encode(entry)
@@ -183,10 +185,16 @@ class Ledger:
             try:
                 await self.flush()
                 pause = self._linger_s
+                self._tell_dropped()
             except UnavailableError:  # the database has logged it
                 pause = min(2 * pause, max(self._linger_s, RETRY_CAP_S))
             except Exception:
                 logger.exception("the ledger can't be written")
+
+    def _tell_dropped(self) -> None:
+        if new := self.dropped - self._told:
+            logger.error("%d requests that no engine had were not written down", new)
+            self._told = self.dropped
 
     async def _drain(self, rows: int) -> None:
         """Give the first `rows` that wait to the database."""

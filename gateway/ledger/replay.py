@@ -7,6 +7,7 @@ one begins again: the database takes a request once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 
 from gateway.ledger.entry import Entry, Row, decode, row
 from gateway.ledger.journal import JOURNAL, SUFFIX, forget, locked, try_lock, unlock
-from gateway.ledger.segment import BEGIN, END, frames
+from gateway.ledger.segment import BEGIN, END, UnreadableError, frames, require_readable
 
 logger = logging.getLogger(__name__)
 
@@ -27,27 +28,51 @@ GROUP = 500
 async def replay(home: Path, insert: Insert) -> int:
     """Bring in every journal below `home` whose program is dead; returns how many requests.
 
-    Raises what `insert` raises; what it hasn't taken then stays. Raises OSError.
+    One that can't be read stays, and is told of in the log; so does what `insert` hasn't taken.
+    Raises what `insert` raises.
     """
     total = 0
-    claimed = await asyncio.to_thread(_claim, home)
-    try:
-        for place, _ in claimed:
-            total += await _bring_in(place, insert)
-            await asyncio.to_thread(forget, place)
-    finally:
-        for _, lock in claimed:
-            unlock(lock)
+    for place in await asyncio.to_thread(_journals, home):
+        try:
+            total += await _replay_one(home, place, insert)
+        except UnreadableError:
+            logger.error(
+                "the ledger's journal %s is of another version, or damaged: it stays for a gateway "
+                "that can read it; delete it if there is none",
+                place,
+            )
+        except OSError as error:
+            logger.error("can't bring in the ledger's journal %s: %s", place, error)
     return total
 
 
-def _claim(home: Path) -> list[tuple[Path, int]]:
-    """The journals of the dead, with their locks."""
-    if not home.is_dir():
-        return []
-    with locked(home):
-        places = sorted(home.glob(f"*{JOURNAL}"))
-        return [(place, lock) for place in places if (lock := try_lock(place)) is not None]
+async def _replay_one(home: Path, place: Path, insert: Insert) -> int:
+    lock = await asyncio.to_thread(_claim, home, place)
+    if lock is None:
+        return 0
+    try:
+        await asyncio.to_thread(_require_readable, place)
+        found = await _bring_in(place, insert)
+        await asyncio.to_thread(forget, place)
+        return found
+    finally:
+        unlock(lock)
+
+
+def _journals(home: Path) -> list[Path]:
+    return sorted(home.glob(f"*{JOURNAL}"))
+
+
+def _claim(home: Path, place: Path) -> int | None:
+    """The lock of a journal; None where its program lives, or it is gone. Raises OSError."""
+    with locked(home), contextlib.suppress(FileNotFoundError):
+        return try_lock(place)
+    return None
+
+
+def _require_readable(place: Path) -> None:
+    for path in place.glob(f"*{SUFFIX}"):
+        require_readable(path)
 
 
 async def _bring_in(place: Path, insert: Insert) -> int:

@@ -28,6 +28,10 @@ FRAME_BYTES = _FRAME.size
 HEADER_BYTES = _HEADER.size
 
 
+class UnreadableError(Exception):
+    """No segment as this version writes them."""
+
+
 class Segment:
     """A new file of `size` bytes, all of which the disk has promised. Raises OSError, leaving
     nothing, where it doesn't.
@@ -74,8 +78,14 @@ class Segment:
             self.path.unlink()
 
 
+def require_readable(path: Path) -> None:
+    """Raises UnreadableError; OSError."""
+    with path.open("rb") as file:
+        _seed_of(file.read(HEADER_BYTES))
+
+
 def frames(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and payload of what was written to a segment, in order."""
+    """Kind and payload of what was written to a segment, in order. Raises UnreadableError."""
     seed, at = _seed_of(content), HEADER_BYTES
     while seed is not None and at + FRAME_BYTES <= len(content):
         kind, length, checksum = _FRAME.unpack_from(content, at)
@@ -92,10 +102,12 @@ def _header(nonce: bytes) -> bytes:
 
 
 def _seed_of(content: bytes) -> int | None:
-    """None where there is no whole header: nothing was ever written behind it that matters."""
-    if len(content) < HEADER_BYTES:
-        return None
-    magic, nonce, checksum = _HEADER.unpack_from(content)
+    """None where a crash cut the header short: nothing was written behind it that matters. Raises
+    UnreadableError."""
+    header = content[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
+    magic, nonce, checksum = _HEADER.unpack(header)
+    if not MAGIC.startswith(magic.rstrip(b"\0")):
+        raise UnreadableError
     sound = magic == MAGIC and crc32(magic + nonce) == checksum
     return crc32(nonce) if sound else None
 

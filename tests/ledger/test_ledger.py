@@ -11,7 +11,7 @@ import pytest
 from gateway.config import ConfigError, LedgerConfig
 from gateway.errors import UnavailableError
 from gateway.ledger import Ledger
-from gateway.ledger.journal import unlock
+from gateway.ledger.journal import JOURNAL, SUFFIX, unlock
 from gateway.ledger.ledger import journal_home
 from gateway.store.database import Database
 from gateway.store.upkeep import DAY_S
@@ -139,6 +139,36 @@ async def test_what_a_dead_program_recorded_or_had_begun_is_brought_in(
 
 
 @ON_DISK
+async def test_a_journal_that_cannot_be_read_stays_and_holds_up_nothing(
+    open_ledger: OpenLedger,
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    home = tmp_path / "journal"
+    newer = open_ledger()
+    (unread,) = home.glob(f"*{JOURNAL}")
+    newer.record(entry())
+    die(newer)
+    for segment in unread.glob(f"*{SUFFIX}"):
+        with segment.open("r+b") as file:
+            file.write(b"gwledg99")
+    dead = open_ledger()
+    (home / "0.journal").touch()  # a file, and the first by name
+    kept, old = entry(), entry(at=clock.now - 3 * DAY_S)
+    for one in (kept, old):
+        dead.record(one)
+    die(dead)
+    successor = open_ledger(config={"retention_days": 2})
+    await successor.upkeep()
+    assert (await written(database)).keys() == {kept.request_id}
+    assert unread.is_dir()
+    assert str(unread) in caplog.text
+    assert str(home / "0.journal") in caplog.text
+
+
+@ON_DISK
 async def test_a_living_programs_journal_is_left_alone(
     open_ledger: OpenLedger, database: Database
 ) -> None:
@@ -214,9 +244,12 @@ async def test_refused_requests_are_counted_where_they_are_too_many_to_keep(
     open_ledger: OpenLedger, database: Database
 ) -> None:
     ledger = open_ledger(max_waiting=10)
-    for _ in range(30):
+    for _ in range(15):
         ledger.record(entry(outcome="rejected", status=503))
-    ledger.record(entry())
+        ledger.record(entry(outcome="cancelled", status=499))  # while it still sent its body
+    ran = entry()
+    ledger.begin(ran)
+    ledger.record(ran)
     await ledger.flush()
     assert ledger.dropped == 10
     assert len(await written(database)) == 21
