@@ -143,6 +143,8 @@ def _check(
 
 def _check_size(schema: object) -> None:
     """Of the JSON as a whole, values that are no schemas included."""
+    # A value has a byte at least: what has too many isn't looked at any further.
+    values = 1
     waiting: list[tuple[Any, int]] = [(schema, 1)]
     while waiting:
         node, level = waiting.pop()
@@ -153,6 +155,9 @@ def _check_size(schema: object) -> None:
         if level > MAX_NESTING:
             raise SchemaError((), f"its JSON may nest {MAX_NESTING} levels deep at most.")
         inner = node.values() if isinstance(node, Mapping) else node
+        values += len(inner)
+        if values > MAX_BYTES:
+            raise SchemaError((), f"it may have {MAX_BYTES} bytes at most.")
         waiting += [(value, level + 1) for value in inner]
     try:
         size = len(json.dumps(schema, ensure_ascii=False).encode())

@@ -21,11 +21,15 @@ from gateway import exchange
 from gateway.asgi import API_VERSION
 from gateway.config import ServerConfig
 from gateway.cors import refusal_headers
+from gateway.dialect import error_body
 from gateway.errors import APIError, InvalidRequestError, UnavailableError
 from gateway.ids import new_request_id
 
 LINGER_S = 5.0
-MAX_PIPELINED = 8
+# Requests, and bytes of the body of one, that may wait behind the one that is answered. Who sends
+# more has the connection closed behind what was taken; each would cost memory, and no key.
+MAX_PIPELINED = 32
+MAX_PIPELINED_BODY = 65_536
 _UPGRADE = re.compile(rb"(?i)\r\nupgrade:[^\r\n]*")
 
 
@@ -41,6 +45,8 @@ class _BoundedConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self.url = b""
         self._header_bytes = 0
         self._in_headers = True
         self._in_request = False
@@ -66,6 +72,7 @@ class _BoundedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_header_timer()
         self._stop_write_timer()
+        self._stop_flush_timer()
         self._client_gone()
         super().connection_lost(exc)
 
@@ -106,26 +113,47 @@ class _BoundedConnection(HttpToolsProtocol):
         if size > self.limits.max_header_bytes:
             self._refuse_headers()
             return
+        if self.parser.should_upgrade():
+            # The parser takes what follows for no body, but another request.
+            self._refuse(
+                InvalidRequestError(
+                    "No other protocol is spoken here; send the request without 'Upgrade'.",
+                    code="invalid_http",
+                )
+            )
+            return
+        if len(self.pipeline) == MAX_PIPELINED:
+            self._discarding = True
+            return
         super().on_headers_complete()
-        if 0 < len(self.pipeline) <= MAX_PIPELINED:
-            # uvicorn stops reading behind a pipelined request, and so would miss a hang-up.
-            self.flow.resume_reading()
+        # uvicorn stops reading behind a pipelined request, and so would miss a hang-up.
+        self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
-        if not self._is_over():
-            super().on_body(body)
+        if self._is_over():
+            return
+        super().on_body(body)
+        if self.pipeline and len(self.cycle.body) > MAX_PIPELINED_BODY:
+            self.pipeline.popleft()
+            self._discarding = True
+            self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         self._in_request = False
-        if not self._is_over():
-            super().on_message_complete()
+        if self._is_over():
+            return
+        super().on_message_complete()
+        self._in_headers = True
 
     def on_response_complete(self) -> None:
         cycle = self._answering
         if self._exchange is not None:
             self._exchange.close()  # before anything else is written, or the connection ended
         super().on_response_complete()
-        if cycle is not None and cycle.more_body and not self.transport.is_closing():
+        self._expect_flush()
+        if self.transport.is_closing() or cycle is None or self._owes_answer():
+            return
+        if cycle.more_body or self._discarding:
             self._linger()
 
     def pause_writing(self) -> None:
@@ -134,9 +162,13 @@ class _BoundedConnection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         self._stop_write_timer()
+        self._expect_flush()
         super().resume_writing()
         if self._exchange is not None:
             self._exchange.resumed()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """It was refused."""
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(InvalidRequestError(msg, code="invalid_http"))
@@ -205,10 +237,12 @@ class _BoundedConnection(HttpToolsProtocol):
             cycle.scope["state"]["status"] = error.status
             self._client_gone()
         self._write_error(error)
+        self._expect_flush()
         self._linger()
 
     def _write_error(self, error: APIError) -> None:
-        body = error.body()
+        request_id = new_request_id()
+        body = error_body(error, self.url.decode("latin-1").partition("?")[0], request_id)
         version, date = API_VERSION
         head = [STATUS_LINE[error.status]]
         head += [
@@ -219,11 +253,32 @@ class _BoundedConnection(HttpToolsProtocol):
                 "content-type": "application/json",
                 "content-length": str(len(body)),
                 "connection": "close",
-                "x-request-id": new_request_id(),
+                "x-request-id": request_id,
                 version.decode(): date.decode(),
             }.items()
         ]
         self.transport.write(b"".join([*head, b"\r\n", body]))
+
+    def _expect_flush(self) -> None:
+        """Cut the client off if it takes nothing of what is left to write after an answer; while
+        one is written, a full buffer tells."""
+        self._stop_flush_timer()
+        left = self.transport.get_write_buffer_size()
+        if left and not self._owes_answer():
+            self._flush_timer = self.loop.call_later(
+                self.limits.write_timeout_s, self._look_at_flush, left
+            )
+
+    def _look_at_flush(self, before: int) -> None:
+        if not self._owes_answer() and self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._expect_flush()
+
+    def _stop_flush_timer(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
 
     def _start_header_timer(self) -> None:
         self._header_timer = self.loop.call_later(self.limits.header_timeout_s, self._headers_late)

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Literal, Self
@@ -191,11 +192,11 @@ def draining() -> UnavailableError:
 
 
 def retry_headers(seconds: float) -> dict[str, str]:
-    """`retry-after` (whole seconds) and `retry-after-ms`, jittered up by at most a quarter so
-    that refused clients don't return together, at most 60 s."""
+    """`retry-after` (whole seconds, and none too few) and `retry-after-ms`, jittered up by at most
+    a quarter so that refused clients don't return together, at most 60 s."""
     jittered = min(seconds * random.uniform(1.0, RETRY_JITTER), RETRY_AFTER_CAP_S)
     return {
-        "retry-after": str(max(1, round(jittered))),
+        "retry-after": str(max(1, math.ceil(jittered))),
         "retry-after-ms": str(max(1, round(jittered * 1000))),
     }
 

@@ -20,7 +20,7 @@ class Exchange:
 
     def __init__(self, cycle: Any) -> None:
         self._cycle = cycle
-        self._cork = cycle.transport = Cork(cycle.transport)
+        self._cork = cycle.transport = Cork(cycle)
         self._on_gone: Callback | None = None
         self.on_writable: Callback | None = None
         cycle.scope.setdefault("extensions", {})[_NAME] = self
@@ -104,7 +104,7 @@ class _Unchunked(Exchange):
 
     def __init__(self, cycle: Any) -> None:
         super().__init__(cycle)
-        cycle.waiting_for_100_continue = False
+        cycle.waiting_for_100_continue = cycle.keep_alive = False
         self._open_ended = False
         self._send = cycle.send
         cycle.send = self._send_unchunked
@@ -132,13 +132,14 @@ class Cork:
     """A transport that can hold back what is written. A write is a system call, which costs more
     than all that led to it."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def __init__(self, cycle: Any) -> None:
+        self._cycle = cycle
+        self._transport: asyncio.Transport = cycle.transport
         self._held: list[bytes] = []
-        self.write = transport.write
+        self.write = self._transport.write
 
     def hold(self) -> None:
-        self.write = self._held.append  # type: ignore[assignment]
+        self.write = self._held.append
 
     def release(self) -> None:
         self.write = self._transport.write
@@ -151,7 +152,9 @@ class Cork:
 
     def close(self) -> None:
         self.release()
-        self._transport.close()
+        # An answer that came before its request's end would be lost: the connection lingers.
+        if not (self._cycle.response_complete and self._cycle.more_body):
+            self._transport.close()
 
     def abort(self) -> None:
         self._held.clear()

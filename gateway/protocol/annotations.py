@@ -13,7 +13,9 @@ from pydantic import Field
 from gateway.protocol.parse import WireModel
 
 # As many as a token has bytes, or a vocabulary's longest.
-_Bytes = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(max_length=4096)]
+_Bytes = Annotated[
+    list[Annotated[int, Field(ge=0, le=255)]], Field(max_length=4096, fail_fast=True)
+]
 
 
 class FileCitation(WireModel):
@@ -62,4 +64,4 @@ class TopLogprob(WireModel):
 class Logprob(TopLogprob):
     """The token that does, and the likeliest."""
 
-    top_logprobs: Annotated[list[TopLogprob], Field(max_length=128)]
+    top_logprobs: Annotated[list[TopLogprob], Field(max_length=128, fail_fast=True)]

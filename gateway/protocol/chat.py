@@ -47,7 +47,9 @@ class ChatCompletionRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     reasoning_effort: ReasoningEffort | None = None
-    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    modalities: (
+        Annotated[list[Literal["text"]], Field(min_length=1, max_length=1, fail_fast=True)] | None
+    ) = None
     metadata: Metadata | None = None
     store: bool | None = None
     service_tier: ServiceTier | None = None

@@ -72,7 +72,9 @@ class AssistantMessage(WireModel):
     name: Name | None = None
     refusal: str | None = None
     annotations: Annotated[list[object], Field(max_length=128)] | None = None
-    tool_calls: Annotated[list[WireToolCall], Field(max_length=MAX_CALLS)] | None = None
+    tool_calls: (
+        Annotated[list[WireToolCall], Field(max_length=MAX_CALLS, fail_fast=True)] | None
+    ) = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     function_call: Unsupported = None

@@ -13,7 +13,7 @@ from gateway.protocol.sampling import Metadata
 
 MAX_NEW_ITEMS = 20
 
-NewItems = Annotated[list[InputItem], Field(max_length=MAX_NEW_ITEMS)]
+NewItems = Annotated[list[InputItem], Field(max_length=MAX_NEW_ITEMS, fail_fast=True)]
 # What is of other kinds of items than there are here changes nothing.
 Includable = Literal[
     "code_interpreter_call.outputs",
@@ -49,14 +49,14 @@ class CreateItems(WireModel):
 class ItemQuery(WireModel):
     """What is to be told of an item besides: all there is, is told anyway."""
 
-    include: list[Includable] = Field(default=[])
+    include: list[Includable] = Field(default=[], fail_fast=True)
 
 
 class ItemsQuery(ListQuery):
     """Items, the newest first where nothing else is asked."""
 
     order: Literal["asc", "desc"] = "desc"
-    include: list[Includable] = Field(default=[])
+    include: list[Includable] = Field(default=[], fail_fast=True)
 
 
 def conversation(conversation_id: str, created: int, metadata: dict[str, str]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class OutputText(WireModel):
 
     type: Literal["output_text"]
     text: str
-    annotations: Annotated[list[Annotation], Field(max_length=1024)] | None = None
-    logprobs: list[Logprob] | None = None
+    annotations: Annotated[list[Annotation], Field(max_length=1024, fail_fast=True)] | None = None
+    logprobs: Annotated[list[Logprob], Field(fail_fast=True)] | None = None
 
     def resource(self) -> dict[str, Any]:
         return {
@@ -222,8 +222,10 @@ class ReasoningItem(_Item):
     """What a model thought."""
 
     type: Literal["reasoning"]
-    summary: Annotated[list[SummaryText], Field(max_length=MAX_PARTS)]
-    content: Annotated[list[ReasoningText], Field(max_length=MAX_PARTS)] | None = None
+    summary: Annotated[list[SummaryText], Field(max_length=MAX_PARTS, fail_fast=True)]
+    content: Annotated[list[ReasoningText], Field(max_length=MAX_PARTS, fail_fast=True)] | None = (
+        None
+    )
     encrypted_content: str | None = None
 
     def resource(self) -> dict[str, Any]:

@@ -39,10 +39,10 @@ class CustomTool(WireModel):
     input_schema: dict[str, Any]
     strict: bool | None = None
     cache_control: Ignored = None
-    allowed_callers: list[Literal["direct"]] | None = None
+    allowed_callers: Annotated[list[Literal["direct"]], Field(fail_fast=True)] | None = None
     defer_loading: bool | None = None
     eager_input_streaming: bool | None = None
-    input_examples: list[dict[str, Any]] | None = None
+    input_examples: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
 
     def tool(self) -> Tool:
         """Raises InvalidPromptError where the schema is none of an object."""
@@ -177,7 +177,7 @@ class MessagesRequest(PromptFields, GenerationBody):
     """The body of a Messages request."""
 
     max_tokens: int = Field(ge=1, lt=INT31)
-    stop_sequences: Annotated[list[StopString], Field(max_length=64)] | None = None
+    stop_sequences: Annotated[list[StopString], Field(max_length=64, fail_fast=True)] | None = None
     temperature: float | None = Field(None, ge=0, le=1)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=1_000_000)

@@ -11,7 +11,11 @@ from gateway.errors import InvalidRequestError
 
 
 class WireModel(BaseModel):
-    """Base of request bodies: strict types, unknown fields refused, numbers finite."""
+    """Base of request bodies: strict types, unknown fields refused, numbers finite.
+
+    Lists fail fast (`Field(fail_fast=True)`), unless of anything: an error costs a thousand times
+    what the value that is wrong did, and a body has room for a million of them.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 

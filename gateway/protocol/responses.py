@@ -109,7 +109,7 @@ class CreateResponse(InputBody, GenerationBody):
     """The body of `POST /v1/responses`."""
 
     background: bool | None = None
-    include: Annotated[list[Includable], Field(max_length=16)] | None = None
+    include: Annotated[list[Includable], Field(max_length=16, fail_fast=True)] | None = None
     max_output_tokens: int | None = Field(None, ge=1, lt=INT31)
     max_tool_calls: int | None = Field(None, ge=1, lt=INT31)
     metadata: Metadata | None = None
@@ -175,5 +175,5 @@ class RetrieveQuery(WireModel):
 
     stream: Literal["true", "false"] | None = None
     starting_after: int = Field(-1, ge=0)
-    include: Annotated[list[Includable], Field(max_length=16)] | None = None
+    include: Annotated[list[Includable], Field(max_length=16, fail_fast=True)] | None = None
     include_obfuscation: Literal["true", "false"] | None = None

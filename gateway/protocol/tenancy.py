@@ -112,7 +112,9 @@ class LimitFields(WireModel):
     rpm: _Count | None = None
     tpm: _Count | None = None
     max_concurrent: _Count | None = None
-    budgets: Annotated[list[BudgetFields], Field(max_length=MAX_BUDGETS)] | None = None
+    budgets: Annotated[list[BudgetFields], Field(max_length=MAX_BUDGETS, fail_fast=True)] | None = (
+        None
+    )
 
     @model_validator(mode="after")
     def _budgets_differ(self) -> LimitFields:
@@ -135,8 +137,12 @@ class KeyFields(LimitFields):
 
     name: _Name | None = None
     team: _Id | None = None
-    models: Annotated[list[_Model], Field(min_length=1, max_length=MAX_SCOPES)] | None = None
-    endpoints: Annotated[list[_Path], Field(min_length=1, max_length=MAX_SCOPES)] | None = None
+    models: (
+        Annotated[list[_Model], Field(min_length=1, max_length=MAX_SCOPES, fail_fast=True)] | None
+    ) = None
+    endpoints: (
+        Annotated[list[_Path], Field(min_length=1, max_length=MAX_SCOPES, fail_fast=True)] | None
+    ) = None
     weight: _Weight | None = None
     priority: Priority | None = None
     expires_at: _Time | None = None

@@ -60,7 +60,7 @@ class NamedFunction(WireModel):
 
 class AllowedToolsSpec(WireModel):
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedFunction], Field(min_length=1, max_length=MAX_TOOLS)]
+    tools: Annotated[list[NamedFunction], Field(min_length=1, max_length=MAX_TOOLS, fail_fast=True)]
 
 
 class AllowedTools(WireModel):

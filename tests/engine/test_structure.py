@@ -115,6 +115,7 @@ def test_any_json_object_passes() -> None:
         ({"type": "object", "properties": {f"p{i}": {} for i in range(5001)}}, "5000 properties"),
         ({"anyOf": [{}] * 1001}, "1000 branches"),
         ({"description": "x" * 300_000}, "262144 bytes"),
+        ({"enum": [1] * 300_000}, "262144 bytes"),
     ],
 )
 def test_what_is_too_large_or_wrong_is_refused_with_the_reason(schema: object, said: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -204,3 +206,123 @@ async def test_an_answer_is_whole_when_the_next_request_has_already_begun(
     writer.write(second[-9:])
     assert (await reader.readuntil(b"}}}")).startswith(b"HTTP/1.1 200")
     writer.close()
+
+
+async def test_what_is_pipelined_beyond_a_bound_is_not_taken(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n" * 1000)
+    async with asyncio.timeout(5):
+        answers = (await reader.read()).count(b"HTTP/1.1 200")
+    assert answers == 1 + connection.MAX_PIPELINED
+    writer.close()
+
+
+async def test_a_hang_up_behind_a_large_pipelined_body_aborts_the_first(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"engine.simulated.step_ms": 50})
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(request_bytes(LONG))
+    writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n" + b"x" * 500_000)
+    await running(gateway, 1)
+    await writer.drain()
+    writer.close()
+    async with asyncio.timeout(1):
+        await gateway.idle()
+
+
+async def test_who_takes_nothing_of_what_is_left_of_an_answer_is_cut_off(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"server.write_timeout_s": 0.3, "server.keep_alive_s": 0.3})
+    gateway.serving._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", gateway.port))
+    # Too much for the kernel to hold, and too little for the server to wait with the next.
+    client.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" * connection.MAX_PIPELINED)
+    async with asyncio.timeout(5):
+        while not gateway.connections:
+            await asyncio.sleep(0.01)
+        while gateway.connections:
+            await asyncio.sleep(0.01)
+    client.close()
+
+
+def protocols(gateway: LiveGateway) -> list[Any]:
+    """The server's side of its connections."""
+    return list(gateway.serving._server.server_state.connections)
+
+
+OFFER = (
+    b"POST /tokenize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    b"connection: Upgrade\r\nUpgrade: h2c\r\ncontent-length: 16\r\n\r\n"
+)
+
+
+async def test_every_body_behind_an_upgrade_offer_is_read(gateway: LiveGateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    for _ in range(3):
+        writer.write(OFFER + b'{"prompt": "hi"}')
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        await reader.readuntil(b"}")
+    writer.close()
+
+
+async def test_a_body_is_never_taken_for_a_request(gateway: LiveGateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    # The offer isn't seen in one piece.
+    start, rest = OFFER.split(b"grade: h2c")
+    writer.write(start)
+    async with asyncio.timeout(5):
+        while not any(one._header_bytes for one in protocols(gateway)):
+            await asyncio.sleep(0.01)
+        writer.write(b"grade: h2c" + rest)
+        while any(one._header_bytes for one in protocols(gateway)):
+            await asyncio.sleep(0.01)
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert (await reader.read()).count(b"HTTP/1.1 ") == 1
+    writer.close()
+
+
+async def test_an_error_before_the_bodys_end_is_told_also_where_the_connection_closes(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"server.max_body_bytes": 2048})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        b"content-type: application/json\r\ncontent-length: 8000000\r\n\r\n"
+    )
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 413")
+    for _ in range(100):  # a connection that was closed would be reset
+        writer.write(b"x" * 65_536)
+        await writer.drain()
+    assert b"request_too_large" in await reader.read()
+    writer.close()
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"2.0"])
+async def test_a_stream_without_chunks_ends_with_its_connection(
+    gateway: LiveGateway, version: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    sent = request_bytes({**LONG, "stream": True, "max_tokens": 5})
+    sent = sent.replace(b"HTTP/1.1", b"HTTP/" + version)
+    writer.write(sent.replace(b"\r\n", b"\r\nconnection: keep-alive\r\n", 1))
+    async with asyncio.timeout(5):
+        assert b"data: [DONE]" in await reader.read()
+    writer.close()
+
+
+async def test_the_connections_own_errors_speak_the_language_of_their_path(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"server.max_header_bytes": 2048})
+    sent = b"POST /v1/messages HTTP/1.1\r\nx: " + b"a" * 5000 + b"\r\n\r\n"
+    status, answer = await exchange(gateway, sent)
+    assert (status, answer["type"]) == (431, "error")
