@@ -62,6 +62,7 @@ from gateway.limits import Limiter, shared_limits
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.poolings import Poolings
+from gateway.recall import Recall
 from gateway.responses.background import BackgroundResponses
 from gateway.services import Services
 from gateway.sse import Reply
@@ -147,6 +148,7 @@ def build_app(config: GatewayConfig, environ: Mapping[str, str] | None = None) -
         admission=admission,
         limiter=limiter,
         ledger=ledger,
+        recall=Recall(keys, ledger, limiter),
         pipeline=pipeline,
         poolings=Poolings(config.admission, lifecycle, holds, metrics),
         reply=Reply(pipeline, metrics, write_share=config.server.write_share),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Annotated, Final, get_args
+from typing import Annotated, Final
 
 import msgspec
 from fastapi import Depends, Request
@@ -24,10 +24,10 @@ from gateway.auth import Authenticator, require_keys_beyond_loopback, say_who_ma
 from gateway.config import GatewayConfig
 from gateway.deployments import Deployment, Deployments, unknown_model
 from gateway.errors import (
+    DeadlineError,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
-    UnavailableError,
 )
 from gateway.keys import KeyRing
 from gateway.keys.tenancy import Tenancy
@@ -38,12 +38,11 @@ from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.poolings import Poolings
 from gateway.protocol.parse import Wire, parse
+from gateway.recall import Recall
 from gateway.responses.background import BackgroundResponses
 from gateway.sse import Reply
 from gateway.store.state import Store
-from gateway.tenants import Principal, Window
-
-logger = logging.getLogger(__name__)
+from gateway.tenants import Principal
 
 MAX_TIMEOUT_S: Final = 86_400
 _TIMEOUT: Final = b"x-request-timeout"
@@ -65,13 +64,13 @@ class Services:
     admission: Admission
     limiter: Limiter
     ledger: Ledger
+    recall: Recall
     pipeline: Pipeline
     poolings: Poolings
     reply: Reply
     background: BackgroundResponses
     metrics: Metrics
     store: Store
-    recalling: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def open(self) -> None:
         """Learn what the database knows: who may call, and what they have used.
@@ -85,33 +84,11 @@ class Services:
         say_who_may_call(self.authenticator)
         await self.ledger.start()
         await self.limiter.start()
-        self.limiter.restore(await self.ledger.spent(self._windows()))
-        self.keys.on_budgets = self._recall_later
-
-    def _windows(self) -> set[Window]:
-        windows = set(get_args(Window))
-        if all(budget.window != "total" for budget in self.keys.budgets()):
-            windows.discard("total")  # the sum of the whole table takes its time
-        return windows
-
-    def _recall_later(self) -> None:
-        """A budget may be new: what was used before it counts, too."""
-        task = asyncio.ensure_future(self._recall())
-        self.recalling.add(task)
-        task.add_done_callback(self.recalling.discard)
-
-    async def _recall(self) -> None:
-        try:
-            self.limiter.at_least(await self.ledger.spent(self._windows()))
-        except UnavailableError as error:
-            logger.warning("what new budgets have used isn't known yet: %s", error.message)
+        await self.recall.start()
 
     async def close(self) -> None:
         """Write everything down."""
-        self.keys.on_budgets = None
-        for task in list(self.recalling):
-            task.cancel()
-        await asyncio.gather(*self.recalling, return_exceptions=True)
+        await self.recall.close()
         await self.limiter.close()
         await self.ledger.close()
         await self.keys.close()
@@ -214,11 +191,14 @@ def is_returning(request: Request) -> bool | None:
 
 
 def deadline_of(request: Request, room: Services, arrived: float) -> float | None:
-    """When the answer has to be there, on the clock of `arrived`; None: whenever. Raises
-    InvalidRequestError (400)."""
+    """When the answer has to be there, on the clock of `arrived`; None: whenever. To be asked for
+    before the body, which has to be there by then, too. Raises InvalidRequestError (400)."""
     given, most = _header(request.scope, _TIMEOUT), room.config.admission.timeout_s
     if given is None:
-        return arrived + most if most is not None else None
+        if most is None:
+            return None
+        deadline = request.scope["state"]["deadline"] = arrived + most
+        return deadline
     try:
         seconds = float(given)
     except ValueError:
@@ -229,14 +209,16 @@ def deadline_of(request: Request, room: Services, arrived: float) -> float | Non
             f"{MAX_TIMEOUT_S}.",
             code="invalid_header",
         )
-    return arrived + min(seconds, most or seconds)
+    deadline = request.scope["state"]["deadline"] = arrived + min(seconds, most or seconds)
+    return deadline
 
 
 PrincipalDep = Annotated[Principal, Depends(principal)]
 
 
 async def read_body(request: Request, config: GatewayConfig) -> bytes:
-    """The body, within its size and time. Raises InvalidRequestError (408, 413, 415)."""
+    """The body, within its size and time, and before the answer is to be there. Raises
+    InvalidRequestError (408, 413, 415), DeadlineError (408)."""
     limit = config.server.max_body_bytes
     content_type = _header(request.scope, b"content-type") or ""
     content_type = content_type.partition(";")[0].strip().lower()
@@ -255,15 +237,19 @@ async def read_body(request: Request, config: GatewayConfig) -> bytes:
             raise _too_large(limit)
         return whole
     body = bytearray()
+    deadline = request.scope["state"].get("deadline", math.inf)
+    left, most = deadline - time.perf_counter(), config.server.body_timeout_s
     try:
-        async with asyncio.timeout(config.server.body_timeout_s):
+        async with asyncio.timeout(min(left, most)):
             async for piece in request.stream():
                 body += piece
                 if len(body) > limit:
                     raise _too_large(limit)
     except TimeoutError:
+        if left < most:
+            raise DeadlineError from None
         raise InvalidRequestError(
-            f"The request body did not arrive within {config.server.body_timeout_s:g} s.",
+            f"The request body did not arrive within {most:g} s.",
             status=408,
             code="request_timeout",
             headers={"x-should-retry": "false"},

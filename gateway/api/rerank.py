@@ -45,10 +45,11 @@ router = APIRouter(tags=["rerank"])
 async def rerank(request: Request, room: ServicesDep, caller: PrincipalDep) -> dict[str, Any]:
     """Documents by how well they answer a query, the best first."""
     entry = open_entry(request, caller, "/v1/rerank")
+    deadline = deadline_of(request, room, request.scope["state"]["arrived"])
     body = await read_json(request, room, RerankRequest)
     deployment, answer_id = resolve(room, caller, body.model), new_id("rerank")
     pairs = [(body.query, text) for text in body.texts()]
-    asked = _Asked(request, room, caller, entry, deployment)
+    asked = _Asked(request, room, caller, entry, deployment, deadline)
     scores = await asked.scores(answer_id, pairs, "documents")
     return ranking(answer_id, deployment.name, body, scores)
 
@@ -64,9 +65,10 @@ async def rerank(request: Request, room: ServicesDep, caller: PrincipalDep) -> d
 async def score(request: Request, room: ServicesDep, caller: PrincipalDep) -> dict[str, Any]:
     """How alike or relevant to one another two texts are, or the texts of several pairs."""
     entry = open_entry(request, caller, "/v1/score")
+    deadline = deadline_of(request, room, request.scope["state"]["arrived"])
     body = await read_json(request, room, ScoreRequest)
     deployment, answer_id = resolve(room, caller, body.model), new_id("score")
-    asked = _Asked(request, room, caller, entry, deployment)
+    asked = _Asked(request, room, caller, entry, deployment, deadline)
     scores = await asked.scores(answer_id, body.pairs(), "text_2")
     return score_list(answer_id, deployment.name, scores)
 
@@ -80,6 +82,7 @@ class _Asked:
     caller: Principal
     entry: Entry
     deployment: Deployment
+    deadline: float | None
 
     async def scores(self, answer_id: str, pairs: Sequence[tuple[str, str]], param: str) -> Scores:
         # A cross-encoder reads both texts of every pair.
@@ -94,19 +97,17 @@ class _Asked:
 
         async def work(embedder: Embedder, pooling: Pooling) -> Scores:
             try:
-                return await embedder.score(answer_id, pairs, pooling.begin)
+                return await embedder.score(answer_id, pairs, pooling.begin, pooling.read)
             except InvalidPromptError as error:
                 error.param = param
                 raise
 
         request, room = self.request, self.room
-        found = await room.poolings.run(
+        return await room.poolings.run(
             self.deployment,
             self.caller,
             self.entry,
             exchange.of(request.scope),
             work,
-            deadline=deadline_of(request, room, request.scope["state"]["arrived"]),
+            deadline=self.deadline,
         )
-        room.metrics.prompt_tokens.inc(found.prompt_tokens)
-        return found

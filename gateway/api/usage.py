@@ -16,10 +16,10 @@ from gateway.api.schemas import documented
 from gateway.errors import UnavailableError
 from gateway.protocol.lists import parse_query
 from gateway.protocol.usage import (
-    DEFAULT_S,
     UsageQuery,
     answer,
     as_csv,
+    default_since,
     dimensions,
     moment,
     told,
@@ -46,7 +46,8 @@ async def get_usage(request: Request, room: ServicesDep) -> Response:
     with contextlib.suppress(UnavailableError):  # the database's own answer will be the same
         await room.ledger.flush()
     groups = await room.store.database.read(
-        partial(usage.sums, by=by, only=only, limit=query.limit + 1, offset=query.offset)
+        partial(usage.sums, by=by, only=only, limit=query.limit + 1, offset=query.offset),
+        lane="reports",
     )
     shown = [told(group) for group in groups[: query.limit]]
     has_more = len(groups) > query.limit
@@ -62,7 +63,7 @@ async def get_usage(request: Request, room: ServicesDep) -> Response:
 def _filter(query: UsageQuery) -> Filter:
     until = time.time() if query.until is None else moment(query.until)
     return Filter(
-        since=until - DEFAULT_S if query.since is None else moment(query.since),
+        since=default_since(until) if query.since is None else moment(query.since),
         until=until,
         key=query.key,
         team=query.team,

@@ -3,6 +3,7 @@ which says what was expected."""
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +17,7 @@ NONE: Final = "none"
 _WINDOWS: Final = get_args(Window)
 _TIMES: Final = {"k": 10**3, "m": 10**6, "b": 10**9}
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_TOO_MUCH: Final = 10**18  # for any limit; Python won't write numbers of thousands of digits
 _NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?)([kmb]?)", re.ASCII | re.IGNORECASE)
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])", re.ASCII | re.IGNORECASE)
 
@@ -26,7 +28,10 @@ def parse_number(text: str) -> Decimal:
     if found is None:
         raise ValueError(f"expected a number such as 60, 100k or 1.5m, not '{text}'")
     digits, times = found.groups()
-    return Decimal(re.sub("[_,]", "", digits)) * _TIMES.get(times.lower(), 1)
+    number = Decimal(re.sub("[_,]", "", digits)) * _TIMES.get(times.lower(), 1)
+    if number >= _TOO_MUCH:
+        raise ValueError(f"expected a number below 10^18, not '{text.strip()[:64]}'")
+    return number
 
 
 def parse_count(text: str) -> int | None:
@@ -42,10 +47,15 @@ def parse_count(text: str) -> int | None:
 def parse_duration(text: str) -> float:
     """Seconds: `90s`, `30m`, `12h`, `30d`, `2w`."""
     found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"expected a duration such as 90s, 30m, 12h, 30d or 2w, not '{text}'")
-    number, unit = found.groups()
-    return float(Decimal(number) * _SECONDS[unit.lower()])
+    seconds = math.inf  # as is what is too long for a number
+    if found is not None:
+        number, unit = found.groups()
+        seconds = float(Decimal(number) * _SECONDS[unit.lower()])
+    if not math.isfinite(seconds):
+        raise ValueError(
+            f"expected a duration such as 90s, 30m, 12h, 30d or 2w, not '{text.strip()[:64]}'"
+        )
+    return seconds
 
 
 def parse_expiry(text: str, now: float) -> int | None:

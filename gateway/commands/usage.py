@@ -85,13 +85,13 @@ def usage(
     """
     if sum((as_csv, as_json, rows)) > 1:
         fail("--csv, --json and --rows exclude one another", Exit.INVALID)
-    from gateway.protocol.usage import DEFAULT_S, OUTCOMES, dimensions
+    from gateway.protocol.usage import OUTCOMES, default_since, dimensions
     from gateway.store.usage import Filter
 
     now = time.time()
     end = _moment("--until", until, now) if until else now
     only = Filter(
-        since=_moment("--since", since, now) if since else end - DEFAULT_S,
+        since=_moment("--since", since, now) if since else default_since(end),
         until=end,
         key=key,
         team=team,
@@ -117,14 +117,14 @@ def usage(
 
 
 def _moment(option: str, text: str, now: float) -> float:
-    from gateway.protocol.usage import moment
+    from gateway.protocol.usage import in_calendar, moment
 
     try:
-        return now - parse_duration(text)
+        ago = parse_duration(text)
     except ValueError:
-        pass
+        ago = None
     try:
-        return moment(text)
+        return moment(text) if ago is None else in_calendar(now - ago, text)
     except ValueError as error:
         fail(f"{option}: {error}; or how long ago, such as 7d", Exit.INVALID)
 
@@ -162,14 +162,8 @@ async def _all_groups(
     from gateway.protocol.usage import told
     from gateway.store import usage as store
 
-    found: list[dict[str, Any]] = []
-    while True:
-        page = await database.read(
-            partial(store.sums, by=by, only=only, limit=PAGE, offset=len(found))
-        )
-        found += map(told, page)
-        if len(page) < PAGE:
-            break
+    # At once: of parts, some would be told twice or not at all where rows arrive in between.
+    found = [told(group) for group in await database.read(partial(store.sums, by=by, only=only))]
     for of in ("key", "team"):
         if named and of in by:
             names = await database.read(partial(store.names, of=of))
@@ -179,9 +173,12 @@ async def _all_groups(
 
 
 def _named(given: str | None, names: Mapping[str, str]) -> str | None:
-    """`my-app (key_…)`; a key without a name has its id for one."""
-    name = given and names.get(given)
-    return given if name in (None, given) else f"{name} ({given})"
+    """`my-app (key_…)`; a key without a name has its id for one, and a deleted team's name has
+    its id already."""
+    if given is None:
+        return None
+    name = names.get(given) or given
+    return name if given in name else f"{name} ({given})"
 
 
 async def _print_rows(database: Database, only: Filter) -> None:

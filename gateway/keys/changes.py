@@ -117,8 +117,11 @@ def delete_team(connection: Connection, now: float, team_id: str) -> TeamChanged
     if before.deleted is not None:
         return before, None
     keys = tenancy.count_active_keys(connection, team_id, now)
-    # Its name is free again.
-    after = msgspec.structs.replace(before, name=f"{before.name} ({team_id})", deleted=now)
+    # Its name is free again, and reports still tell it.
+    name = f"{before.name} ({team_id})"
+    if tenancy.team_named(connection, name, deleted=True) is not None:
+        name = team_id  # which no other team can have for a name
+    after = msgspec.structs.replace(before, name=name, deleted=now)
     tenancy.store_team(connection, after)
     return after, Done("team.delete", team_id, {"name": before.name, "active_keys": keys})
 
@@ -194,10 +197,11 @@ def _changed_key(
 
 def _changed_team(connection: Connection, before: Team, wanted: CreateTeam | UpdateTeam) -> Team:
     name = wanted.name or before.name
-    namesake = tenancy.team_named(connection, name)
+    namesake = tenancy.team_named(connection, name, deleted=True)
     if namesake is not None and namesake.id != before.id:
+        why = "already" if namesake.deleted is None else "that was deleted"
         raise InvalidRequestError(
-            f"There is a team `{name}` already.", status=409, code="name_taken", param="name"
+            f"There is a team `{name}` {why}.", status=409, code="name_taken", param="name"
         )
     given = "weight" in wanted.model_fields_set
     weight = (wanted.weight or 1.0) if given else before.settings.weight

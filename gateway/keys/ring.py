@@ -58,6 +58,7 @@ class KeyRing:
         self.on_budgets: Callable[[], None] | None = None
         self._seal: Seal | None = pepper.find()
         self._mark: Mark | None = None
+        self._read_at = 0.0
         self._any_keys = False
         self._teams: dict[str, Team] = {}
         self._entries: dict[bytes, _Entry] = {}
@@ -152,9 +153,16 @@ class KeyRing:
 
     async def _read(self) -> None:
         async with self._refreshing:
-            query = partial(news, seen=self._mark, now=self._clock())
-            # After the first failure the database needn't be told of each.
-            found = await self._database.read(query, quiet=self._trouble is not None)
+            now = self._clock()
+            # What has expired isn't read. Where the clock was set back, some of that is good again.
+            seen = self._mark if now >= self._read_at else None
+            found = await self._database.read(
+                partial(news, seen=seen, now=now),
+                lane="keys",
+                # After the first failure the log needn't have each.
+                quiet=self._trouble is not None,
+            )
+            self._read_at = now
             if found is not None:
                 self._learn(found)
 

@@ -23,6 +23,7 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 EVERYTHING = "all"
 MAX_GROUPS = 1000
 DEFAULT_S = 30 * 86_400.0
+END_S = 253_402_300_800  # of the year 9999, the calendar's last
 COUNTS = (
     "requests",
     "prompt_tokens",
@@ -48,6 +49,19 @@ def dimensions(names: str) -> tuple[Dimension, ...]:
     return tuple(sorted(found, key=lambda name: order[name]))
 
 
+def in_calendar(seconds: float, text: str) -> float:
+    """The same, where a date can tell it. Raises ValueError, with the `text` it was made of."""
+    if not 0 <= seconds < END_S:
+        raise ValueError(
+            f"expected a time from 1970-01-01 to the end of 9999 (UTC), not '{text[:64]}'"
+        )
+    return seconds
+
+
+def default_since(until: float) -> float:
+    return max(0.0, until - DEFAULT_S)
+
+
 def moment(text: str) -> float:
     """Seconds since the epoch, given as such, or as a date (its first moment, UTC) or time of ISO
     8601 (UTC where it names no zone). Raises ValueError."""
@@ -55,12 +69,13 @@ def moment(text: str) -> float:
         return float(text)
     try:
         when = datetime.fromisoformat(text)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise ValueError(
             f"expected a date such as 2030-01-31, a time such as 2030-01-31T12:00, or seconds "
             f"since the epoch, not '{text[:64]}'"
         ) from None
+    return in_calendar(seconds, text)
 
 
 def _checked_dimensions(names: str) -> str:

@@ -155,6 +155,7 @@ class StoredConversations:
     async def delete_item(self, owner: str, conversation_id: str, item_id: str) -> bool:
         """False where there is no such conversation or no such item in it."""
         seq = select(table.c.seq).where(_is(owner, conversation_id)).scalar_subquery()
+        # An empty row is kept for the retention time from now on, however old its item was.
         change = (
             update(items_table)
             .where(
@@ -162,7 +163,7 @@ class StoredConversations:
                 items_table.c.id == item_id,
                 items_table.c.body.is_not(None),
             )
-            .values(body=None)
+            .values(body=None, created=int(self._clock()))
         )
         return await self._database.write(
             lambda connection: bool(connection.execute(change).rowcount)

@@ -8,11 +8,11 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -42,11 +42,16 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-READERS = 4
+Lane = Literal["requests", "keys", "reports"]
+"""Who reads: each has threads and connections of its own. However many reports are being summed up,
+requests don't wait for them; and whatever is being read, a revoked key is refused in time."""
+
+READERS: Final[Mapping[Lane, int]] = {"requests": 4, "keys": 1, "reports": 1}
 BUSY_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 30
 RETRY_S = 5.0
 
+_CONNECTIONS = sum(READERS.values()) + 1  # one to write
 _WRITES = "gateway_writes"
 # What is wrong with the database, not with what was asked of it.
 _FAILURES = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
@@ -80,7 +85,10 @@ class Database:
             self._engine.dispose()
             raise
         self._writer = Writer(self._begin)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="state-reader")
+        self._readers = {
+            lane: ThreadPoolExecutor(threads, thread_name_prefix=f"state-{lane}")
+            for lane, threads in READERS.items()
+        }
         self._closed = False
 
     @property
@@ -112,16 +120,16 @@ class Database:
         except _FAILURES as error:
             raise self._unavailable(error) from error
 
-    async def read(self, query: Change[T], *, quiet: bool = False) -> T:
-        """Run `query`, which changes nothing. Raises UnavailableError (503), without a line in the
-        log where it is `quiet`."""
+    async def read(self, query: Change[T], *, lane: Lane = "requests", quiet: bool = False) -> T:
+        """Run `query`, which changes nothing, behind what was to be read in the same `lane`.
+        Raises UnavailableError (503), without a line in the log where it is `quiet`."""
         if self._in_memory:
             return await self.write(query)  # there is but one connection
         if self._closed:
             raise draining()
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._readers, self._query, query)
+            return await loop.run_in_executor(self._readers[lane], self._query, query)
         except _FAILURES as error:
             raise self._unavailable(error, quiet) from error
 
@@ -129,7 +137,8 @@ class Database:
         """Return when everything that was written is on disk and all files are closed."""
         self._closed = True
         await self._writer.close()
-        await asyncio.to_thread(self._readers.shutdown)
+        for readers in self._readers.values():
+            await asyncio.to_thread(readers.shutdown)
         self._engine.dispose()
 
     @contextmanager
@@ -216,7 +225,7 @@ def _engine(url: URL, in_memory: bool) -> Engine:
         _create_file(url)
         engine = create_engine(
             url,
-            pool_size=READERS + 1,
+            pool_size=_CONNECTIONS,
             max_overflow=0,
             connect_args={"timeout": BUSY_TIMEOUT_S},
             hide_parameters=True,  # they are what clients wrote, and errors are logged
@@ -276,7 +285,7 @@ def _postgres_engine(url: URL) -> Engine:
     try:
         engine = create_engine(
             url,
-            pool_size=READERS + 1,
+            pool_size=_CONNECTIONS,
             max_overflow=0,
             pool_pre_ping=True,
             connect_args={**limits, **url.query},

@@ -215,8 +215,9 @@ def find_team(connection: Connection, team_id: str) -> Team | None:
     return next(iter(find_teams(connection, teams.c.id == team_id, deleted=True)), None)
 
 
-def team_named(connection: Connection, name: str) -> Team | None:
-    return next(iter(find_teams(connection, teams.c.name == name)), None)
+def team_named(connection: Connection, name: str, *, deleted: bool = False) -> Team | None:
+    """`deleted`: also one that was."""
+    return next(iter(find_teams(connection, teams.c.name == name, deleted=deleted)), None)
 
 
 def count_active_keys(connection: Connection, team_id: str, now: float) -> int:

@@ -143,6 +143,15 @@ async def test_a_body_that_never_ends_is_a_408(start_gateway: StartGateway) -> N
     assert answer["error"]["code"] == "request_timeout"  # type: ignore[index]
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/v1/rerank"])
+async def test_the_bodys_time_is_over_with_the_requests(gateway: LiveGateway, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    late = "x-request-timeout: 0.1\r\ncontent-length: 100\r\n\r\n{"
+    status, answer = await exchange(gateway, (head + late).encode())
+    assert status == 408
+    assert "before its answer" in answer["error"]["message"]  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     "sent", [b"nonsense\r\n\r\n", b"GET http:// HTTP/9\r\n\r\n", b"\x16\x03\x01"]
 )

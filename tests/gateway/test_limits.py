@@ -313,5 +313,7 @@ async def test_a_budget_given_later_counts_what_was_used_before(gateway: LiveGat
         f"keys/{whole['id']}",
         budgets=[{"unit": "tokens", "amount": 100, "window": "total"}],
     )
-    await asyncio.gather(*gateway.services.recalling)
+    async with asyncio.timeout(5):
+        while gateway.services.recall.pending:
+            await asyncio.sleep(0.005)
     assert (await ask(gateway, bearer(whole), max_tokens=20))[0] == 429

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.store import usage as store
 from tests.gateway.conftest import LiveGateway, StartGateway
 from tests.gateway.several import ADMIN, ADMIN_KEYS
 
@@ -68,6 +72,9 @@ async def test_it_comes_in_pages(gateway: LiveGateway) -> None:
     [
         ("?by=x", 400, "by"),
         ("?since=soon", 400, "since"),
+        ("?since=0001-01-01T00:00:00%2B23:59", 400, "since"),
+        ("?until=0001-01-02", 400, "until"),
+        ("?until=9999-12-31T23:59:59-23:59", 400, "until"),
         ("?limit=0", 400, "limit"),
         ("?keys=a", 400, "keys"),
         ("?outcome=x", 400, "outcome"),
@@ -87,6 +94,36 @@ async def test_all_is_one_sum(gateway: LiveGateway) -> None:
     await gateway.chat(model="nobody")
     _, found = await usage(gateway, "?by=all")
     assert (found["by"], [group["requests"] for group in found["data"]]) == ([], [2])
+
+
+async def test_it_goes_back_no_further_than_the_calendar(gateway: LiveGateway) -> None:
+    status, found = await usage(gateway, "?until=1970-01-02")
+    assert (status, found["since"]) == (200, "1970-01-01T00:00:00Z")
+
+
+async def test_however_many_reports_are_made_other_reads_are_answered(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {"auth.admin_keys": ADMIN_KEYS, "state.url": f"sqlite:///{tmp_path}/state.db"}
+    gateway = await start_gateway(**settings)
+    begun, held = threading.Event(), threading.Event()
+
+    def hold(*_: Any, **__: Any) -> list[Any]:
+        begun.set()
+        held.wait(10)
+        return []
+
+    monkeypatch.setattr(store, "sums", hold)
+    reports = [asyncio.create_task(usage(gateway)) for _ in range(8)]
+    assert await asyncio.to_thread(begun.wait, 10)
+    async with (
+        asyncio.timeout(5),
+        gateway.http.get(f"{gateway.url}/admin/v1/keys", headers=ADMIN) as answer,
+    ):
+        assert answer.status == 200
+    assert not any(report.done() for report in reports)
+    held.set()
+    assert [status for status, _ in await asyncio.gather(*reports)] == [200] * 8
 
 
 async def test_nobody_else_sees_it(gateway: LiveGateway) -> None:

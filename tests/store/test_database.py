@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from gateway.config import ConfigError, StateConfig
 from gateway.errors import InvalidRequestError, UnavailableError
 from gateway.store import writer
-from gateway.store.database import Database
+from gateway.store.database import Database, Lane
 from gateway.store.paging import Slice
 from gateway.store.state import Store
 from tests.store.conftest import USER, completion
@@ -198,6 +198,29 @@ async def test_reading_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     held.set()
     await writing
     assert await database.read(count) == 1
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("slow", "others"),
+    [("reports", ["requests", "keys"]), ("requests", ["keys"])],
+)
+async def test_however_much_is_read_the_more_urgent_doesnt_wait(
+    slow: Lane, others: list[Lane], tmp_path: Path
+) -> None:
+    database = await with_table(Database(url_of(tmp_path / "state.db")))
+    held = threading.Event()
+
+    def hold(_: Connection) -> None:
+        held.wait(10)
+
+    reading = [asyncio.create_task(database.read(hold, lane=slow)) for _ in range(20)]
+    async with asyncio.timeout(5):
+        for lane in others:
+            assert await database.read(count, lane=lane) == 0
+    assert not any(task.done() for task in reading)
+    held.set()
+    await asyncio.gather(*reading)
     await database.close()
 
 

@@ -88,6 +88,23 @@ async def test_what_is_too_old_is_deleted_with_all_that_belongs_to_it(
     assert await store.conversations.all_items("ann", "conv_1") == [item("a")]
 
 
+async def test_whoever_deletes_what_they_list_goes_on_however_old_the_items_are(
+    open_store: OpenStore, clock: Clock
+) -> None:
+    store = open_store(retention_days=1)
+    items = [item(name) for name in "abcd"]
+    await store.conversations.create("ann", {"id": "conv_1"}, items)
+    clock.now += 2 * DAY_S
+    page = await store.conversations.list_items("ann", "conv_1", Slice(limit=2))
+    assert page is not None
+    for name in page.ids:
+        await store.conversations.delete_item("ann", "conv_1", name)
+    await store.upkeep()
+    rest = await store.conversations.list_items("ann", "conv_1", Slice(after=page.ids[-1]))
+    assert rest is not None
+    assert list(rest.ids) == ["msg_c", "msg_d"]
+
+
 async def test_the_traces_of_deleted_items_go_with_time(
     open_store: OpenStore, clock: Clock
 ) -> None:

@@ -79,6 +79,24 @@ def test_any_text_is_a_duration_or_is_refused_in_words(text: str) -> None:
     assert why is None or why.startswith("expected a duration")
 
 
+@pytest.mark.parametrize("unit", "smhdw")
+def test_a_duration_longer_than_any_number_is_refused(unit: str) -> None:
+    for parse_it in (parse_duration, partial(parse_expiry, now=NOW)):
+        why = refusal(parse_it, "9" * 400 + unit)
+        assert why is not None
+        assert why.startswith("expected a duration")
+        assert len(why) < 200
+
+
+@pytest.mark.parametrize("parse_it", [parse_number, parse_count])
+def test_a_number_too_large_for_any_limit_is_refused(parse_it: Callable[[str], object]) -> None:
+    for text in ("9" * 5000, "1_000_000_000b"):
+        why = refusal(parse_it, text)
+        assert why is not None
+        assert why.startswith("expected a number below 10^18")
+        assert len(why) < 200
+
+
 @given(st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1)))
 def test_a_date_or_a_time_is_meant_in_utc(when: datetime) -> None:
     assert parse_expiry(when.isoformat(), NOW) == int(when.replace(tzinfo=UTC).timestamp())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, update
 from gateway.config import ConfigError
 from gateway.errors import UnavailableError
 from gateway.protocol.tenancy import CreateKey, CreateTeam, UpdateKey, UpdateTeam
+from gateway.store.database import Lane
 from gateway.store.tenant_tables import virtual_keys
 from gateway.tenants import ANONYMOUS, Account, Budget, Limits, Principal, Scopes
 from tests.tenants.conftest import ROOT, SHARED, Clock, OpenSite, Site, made
@@ -124,6 +126,45 @@ async def test_in_other_gateways_a_change_acts_within_refresh_s(
         await site.tenancy.revoke_key(ROOT, key_id)
         while other.who(secret) is not None:
             await asyncio.sleep(0)
+
+
+@shared
+async def test_whatever_else_is_read_a_revoked_key_is_refused_within_refresh_s(
+    site: Site, open_site: OpenSite
+) -> None:
+    other = open_site(refresh_s=0.01)
+    key_id, secret = await new_key(site)
+    await other.ring.start()
+    held = threading.Event()
+
+    def hold(_: Connection) -> None:
+        held.wait(10)
+
+    lanes: list[Lane] = ["requests", "reports"]
+    reading = [
+        asyncio.create_task(other.database.read(hold, lane=lane)) for lane in lanes for _ in "12345"
+    ]
+    await site.tenancy.revoke_key(ROOT, key_id)
+    async with asyncio.timeout(5):
+        while other.who(secret) is not None:
+            await asyncio.sleep(0.001)
+    held.set()
+    await asyncio.gather(*reading)
+
+
+@shared
+async def test_a_key_that_a_clock_thought_expired_is_good_once_the_clock_is_right(
+    site: Site, open_site: OpenSite, clock: Clock
+) -> None:
+    _, secret = await new_key(site, expires_at=int(clock.now) + 100)
+    clock.now += 1000
+    other = open_site(refresh_s=0.01)
+    await other.ring.start()
+    assert other.who(secret) is None
+    clock.now -= 1000
+    async with asyncio.timeout(5):
+        while other.who(secret) is None:
+            await asyncio.sleep(0.001)
 
 
 async def test_an_expired_key_is_refused_at_its_time(site: Site, clock: Clock) -> None:

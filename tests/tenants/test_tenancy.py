@@ -133,6 +133,30 @@ async def test_a_deleted_teams_name_is_free_again(site: Site) -> None:
         await site.tenancy.update_team(ROOT, first, made(UpdateTeam, name="old"))
 
 
+async def test_a_team_may_be_called_what_a_deleted_one_would_be(site: Site) -> None:
+    first = await create_team(site, name="research")
+    second = await create_team(site, name=f"research ({first})")
+    await site.tenancy.delete_team(ROOT, first)
+    await site.tenancy.delete_team(ROOT, second)
+    assert (await site.tenancy.teams(Slice()))[0] == []
+    assert await create_team(site, name="research")
+
+
+async def test_what_a_deleted_team_is_called_is_taken(site: Site) -> None:
+    gone = await create_team(site, name="research")
+    await site.tenancy.delete_team(ROOT, gone)
+    name = f"research ({gone})"
+    other = await create_team(site, name="sales")
+    for change in (
+        site.tenancy.create_team(ROOT, made(CreateTeam, name=name)),
+        site.tenancy.update_team(ROOT, other, made(UpdateTeam, name=name)),
+    ):
+        with pytest.raises(InvalidRequestError, match="that was deleted") as failure:
+            await change
+        assert (failure.value.status, failure.value.param) == (409, "name")
+    assert await site.tenancy.team_named(name) is None
+
+
 async def test_a_revoked_key_stays_as_it_is(site: Site) -> None:
     key_id = await create_key(site)
     revoked = await site.tenancy.revoke_key(ROOT, key_id)
