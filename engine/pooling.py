@@ -14,6 +14,10 @@ Vector = bytes
 Counted = Callable[[int, int], Awaitable[None]]
 """Is told how many tokens will be read, in how many inputs, and awaited before they are."""
 
+Read = Callable[[int], None]
+"""Is told how many tokens have been read whenever inputs are, as `stats()` counts them; also where
+the whole fails or is cancelled later."""
+
 ScoreKind = Literal["cosine", "cross-encoder"]
 
 
@@ -53,7 +57,11 @@ class Embedder(LoadedModel, Protocol):
         ...
 
     async def embed(
-        self, request_id: str, prompts: Sequence[Prompt], dimensions: int | None = None
+        self,
+        request_id: str,
+        prompts: Sequence[Prompt],
+        dimensions: int | None = None,
+        read: Read | None = None,
     ) -> Sequence[Vector]:
         """One vector for each prompt, of length 1 where the model normalizes, as most do.
 
@@ -67,6 +75,7 @@ class Embedder(LoadedModel, Protocol):
         request_id: str,
         pairs: Sequence[tuple[str, str]],
         counted: Counted | None = None,
+        read: Read | None = None,
     ) -> Scores:
         """How well the second text of each pair answers the first: the cosine of their embeddings,
         -1..1, or what a cross-encoder says, 0..1.

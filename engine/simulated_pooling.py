@@ -25,7 +25,7 @@ from engine.base import (
 from engine.checks import check_input, check_token_ids
 from engine.config import EngineConfig
 from engine.meter import Meter
-from engine.pooling import Counted, PoolingInfo, Scores, Vector
+from engine.pooling import Counted, PoolingInfo, Read, Scores, Vector
 from engine.scripted import BOS, VOCAB_SIZE, encode
 
 DIMENSIONS = 64
@@ -72,7 +72,11 @@ class SimulatedEmbedder:
         return Prompt(tokens)
 
     async def embed(
-        self, request_id: str, prompts: Sequence[Prompt], dimensions: int | None = None
+        self,
+        request_id: str,
+        prompts: Sequence[Prompt],
+        dimensions: int | None = None,
+        read: Read | None = None,
     ) -> Sequence[Vector]:
         if dimensions is not None and dimensions not in self.pooling.shorter:
             raise InvalidPromptError(
@@ -81,7 +85,7 @@ class SimulatedEmbedder:
                 else f"Invalid 'dimensions': expected 1 to {DIMENSIONS}.",
                 "dimensions",
             )
-        await self._step(prompts)
+        await self._step(prompts, read)
         return [_packed(_vector(prompt.token_ids)[:dimensions]) for prompt in prompts]
 
     async def score(
@@ -89,13 +93,14 @@ class SimulatedEmbedder:
         request_id: str,
         pairs: Sequence[tuple[str, str]],
         counted: Counted | None = None,
+        read: Read | None = None,
     ) -> Scores:
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         prompts = {text: await self.render(text) for text in texts}
         tokens = sum(len(prompt.token_ids) for prompt in prompts.values())
         if counted is not None:
             await counted(tokens, len(prompts))
-        await self._step(list(prompts.values()))
+        await self._step(list(prompts.values()), read)
         found = {text: _unit(_vector(prompt.token_ids)) for text, prompt in prompts.items()}
         values = [sum(a * b for a, b in zip(found[x], found[y], strict=True)) for x, y in pairs]
         return Scores(values, tokens)
@@ -136,7 +141,7 @@ class SimulatedEmbedder:
         self._dead = self._dead or cause
         self._ended.set()
 
-    async def _step(self, prompts: Sequence[Prompt]) -> None:
+    async def _step(self, prompts: Sequence[Prompt], read: Read | None) -> None:
         await self.check_health()
         tokens = sum(len(prompt.token_ids) for prompt in prompts)
         cost_ms = self._script.step_ms + tokens * self._script.prefill_ms_per_token
@@ -149,6 +154,8 @@ class SimulatedEmbedder:
                 self._die(f"it would have read more than {limit} tokens, as told")
             await self.check_health()
             self._meter.step(tokens, 0)
+            if read is not None:
+                read(tokens)
         finally:
             self._meter.leave(len(prompts))
 

@@ -18,7 +18,7 @@ from engine import vllm_start
 from engine.base import EngineStartError, InvalidPromptError, Prompt, StartPhase
 from engine.checks import check_input
 from engine.config import EngineConfig
-from engine.pooling import Counted, PoolingInfo, Scores, Vector
+from engine.pooling import Counted, PoolingInfo, Read, Scores, Vector
 from engine.vllm_model import VLLMModel
 from engine.vllm_start import Report
 
@@ -92,7 +92,11 @@ class VLLMEmbedder(VLLMModel):
         return prompt
 
     async def embed(
-        self, request_id: str, prompts: Sequence[Prompt], dimensions: int | None = None
+        self,
+        request_id: str,
+        prompts: Sequence[Prompt],
+        dimensions: int | None = None,
+        read: Read | None = None,
     ) -> Sequence[Vector]:
         if self.pooling.dimensions is None:
             raise InvalidPromptError(
@@ -100,7 +104,7 @@ class VLLMEmbedder(VLLMModel):
             )
         if dimensions is not None and dimensions not in self.pooling.shorter:
             raise InvalidPromptError(self._wrong_dimensions(dimensions), "dimensions")
-        tensors = await self._embedded(request_id, prompts, dimensions)
+        tensors = await self._embedded(request_id, prompts, dimensions, read)
         return [tensor.float().numpy().astype("<f4").tobytes() for tensor in tensors]
 
     async def score(
@@ -108,13 +112,18 @@ class VLLMEmbedder(VLLMModel):
         request_id: str,
         pairs: Sequence[tuple[str, str]],
         counted: Counted | None = None,
+        read: Read | None = None,
     ) -> Scores:
         if self.pooling.scores == "cosine":
-            return await self._cosines(request_id, pairs, counted)
-        return await self._crossed(request_id, pairs, counted)
+            return await self._cosines(request_id, pairs, counted, read)
+        return await self._crossed(request_id, pairs, counted, read)
 
     async def _cosines(
-        self, request_id: str, pairs: Sequence[tuple[str, str]], counted: Counted | None
+        self,
+        request_id: str,
+        pairs: Sequence[tuple[str, str]],
+        counted: Counted | None,
+        read: Read | None,
     ) -> Scores:
         from torch.nn.functional import cosine_similarity
 
@@ -123,13 +132,17 @@ class VLLMEmbedder(VLLMModel):
         tokens = sum(len(prompt.token_ids) for prompt in prompts)
         if counted is not None:
             await counted(tokens, len(prompts))
-        tensors = await self._embedded(request_id, prompts, None)
+        tensors = await self._embedded(request_id, prompts, None, read)
         vectors = {text: tensor.float() for text, tensor in zip(texts, tensors, strict=True)}
         values = [float(cosine_similarity(vectors[a], vectors[b], dim=0)) for a, b in pairs]
         return Scores(values, tokens)
 
     async def _crossed(
-        self, request_id: str, pairs: Sequence[tuple[str, str]], counted: Counted | None
+        self,
+        request_id: str,
+        pairs: Sequence[tuple[str, str]],
+        counted: Counted | None,
+        read: Read | None,
     ) -> Scores:
         from vllm.pooling_params import PoolingParams
 
@@ -143,19 +156,24 @@ class VLLMEmbedder(VLLMModel):
             jobs.append((token_ids, PoolingParams(task="classify", extra_kwargs=extra)))
         if counted is not None:
             await counted(tokens, len(jobs))
-        results = await self._encode_all(request_id, jobs)
+        results = await self._encode_all(request_id, jobs, read)
         return Scores([float(tensor) for tensor in results], tokens)
 
     async def _embedded(
-        self, request_id: str, prompts: Sequence[Prompt], dimensions: int | None
+        self,
+        request_id: str,
+        prompts: Sequence[Prompt],
+        dimensions: int | None,
+        read: Read | None,
     ) -> Sequence[Tensor]:
         from vllm.pooling_params import PoolingParams
 
         make = partial(PoolingParams, task="embed", dimensions=dimensions)
-        return await self._encode_all(request_id, [(list(p.token_ids), make()) for p in prompts])
+        jobs = [(list(prompt.token_ids), make()) for prompt in prompts]
+        return await self._encode_all(request_id, jobs, read)
 
     async def _encode_all(
-        self, request_id: str, jobs: Sequence[tuple[list[int], Any]]
+        self, request_id: str, jobs: Sequence[tuple[list[int], Any]], read: Read | None
     ) -> Sequence[Tensor]:
         """All at once: vLLM batches them. The first that fails ends the others."""
         self._raise_if_dead()
@@ -163,7 +181,7 @@ class VLLMEmbedder(VLLMModel):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._encode(f"{request_id}-{number}", *job))
+                    group.create_task(self._encode(f"{request_id}-{number}", *job, read))
                     for number, job in enumerate(jobs)
                 ]
         except* Exception as errors:
@@ -172,7 +190,9 @@ class VLLMEmbedder(VLLMModel):
             self._meter.leave(len(jobs))
         return [task.result() for task in tasks]
 
-    async def _encode(self, request_id: str, token_ids: list[int], params: Any) -> Tensor:
+    async def _encode(
+        self, request_id: str, token_ids: list[int], params: Any, read: Read | None
+    ) -> Tensor:
         prompt = {"type": "token", "prompt_token_ids": token_ids}
         outputs = self._llm.encode(prompt, params, request_id)
         finished = False
@@ -180,6 +200,8 @@ class VLLMEmbedder(VLLMModel):
             async for output in outputs:
                 finished = output.finished
             self._meter.step(len(token_ids), 0)
+            if read is not None:
+                read(len(token_ids))
             return output.outputs.data
         finally:
             await outputs.aclose()

@@ -40,7 +40,7 @@ class Pooling:
         self._hold = hold
         self._deadline = deadline
         self._capacity = capacity
-        self._tokens = 0
+        self._read = 0
         self._task: asyncio.Future[Any] | None = None
 
     async def begin(self, tokens: int, inputs: int) -> None:
@@ -56,13 +56,18 @@ class Pooling:
         )
         if turn is not None:
             await turn
+        engine = self._replica.model()
         hold.begin(tokens)
-        self._tokens = tokens
-        self.engine = self._replica.model()
+        self.engine = engine
+
+    def read(self, tokens: int) -> None:
+        """The engine has read so many more. Who hangs up, or whose engine fails, has used those of
+        the inputs that were finished."""
+        self._read += tokens
 
     @property
     def used(self) -> Usage:
-        return Usage(self._tokens, 0, 0)
+        return Usage(self._read, 0, 0)
 
     @property
     def submitted(self) -> bool:
@@ -139,6 +144,7 @@ class Poolings:
                 timer.cancel()
             exchange.watch(None)
             self._live.discard(pooling)
+            self._metrics.prompt_tokens.inc(pooling.used.prompt_tokens)
             hold.close(pooling.used, arrived, failure)
 
     def interrupt_all(self) -> None:

@@ -51,12 +51,12 @@ async def embeddings(request: Request, room: ServicesDep, caller: PrincipalDep) 
             if tokens > MAX_TOKENS:
                 raise _too_many_tokens()
         await pooling.begin(tokens, len(prompts))
-        return await embedder.embed(new_id("embd"), prompts, body.dimensions), tokens
+        answer_id = new_id("embd")
+        return await embedder.embed(answer_id, prompts, body.dimensions, pooling.read), tokens
 
     vectors, tokens = await room.poolings.run(
         deployment, caller, entry, exchange.of(request.scope), work, deadline=deadline
     )
-    room.metrics.prompt_tokens.inc(tokens)
     encoding = body.encoding_format or "float"
     answer = embedding_list(vectors, deployment.name, tokens, encoding)
     return Response(msgspec.json.encode(answer), media_type="application/json")

@@ -4,8 +4,9 @@
 
     start ──► Run: queued ──► in_progress ──► ended, and stored so
 
-A run belongs to this room until it has ended; its events, where they are to be streamed, are kept
-for a while longer. Several gateways may share a database: each runs and streams what it began.
+A run belongs to this room until it has ended, however long the database fails meanwhile. Its
+events, where they are to be streamed, are kept for a while longer; the last is told when the end is
+stored. Several gateways may share a database: each runs and streams what it began.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cachetools import TTLCache
 from engine.base import EngineGenerateError
 from gateway.call import Call, InterruptedCallError
 from gateway.config import ResponsesConfig
-from gateway.errors import APIError, OverloadedError, as_api_error, draining
+from gateway.errors import APIError, OverloadedError, UnavailableError, as_api_error, draining
 from gateway.generation import Generation
 from gateway.pipeline import Pipeline
 from gateway.responses import object as states
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5.0
 END_S: Final = 5.0
+# Between two tries to store an end. Less than END_S: each has another one while a gateway closes.
+RETRY_S: Final = 1.0
+MAX_RETRY_S: Final = 4.0
 REPLAYED_BYTES: Final = 64 * 1024 * 1024
 
 Keep = Callable[[Response], Awaitable[None]]
@@ -48,22 +52,18 @@ class Told:
         self.owner = owner
         self.log = log
         self._followers: set[asyncio.Event] = set()
-        self._over = asyncio.Event()
+        self._ended = False
         self._unfollowed = asyncio.Event()
         self._unfollowed.set()
 
     @property
     def ended(self) -> bool:
         """Whether the response is stored as it ended, and the log is complete."""
-        return self._over.is_set()
-
-    async def over(self) -> None:
-        """Return once it has ended."""
-        await self._over.wait()
+        return self._ended
 
     def end(self) -> None:
         """It has ended."""
-        self._over.set()
+        self._ended = True
         self.notify()
 
     def follow(self) -> asyncio.Event:
@@ -105,6 +105,9 @@ class Run:
         self._answer = answer
         self._generation = generation
         self._due = False
+        # Why its end isn't stored yet, though that was tried.
+        self._unstored: UnavailableError | None = None
+        self._tried = asyncio.Event()
 
     @property
     def id(self) -> str:
@@ -112,8 +115,10 @@ class Run:
         return found
 
     async def over(self) -> None:
-        """Return once it has ended."""
-        await self.told.over()
+        """Return once it has ended. Raises UnavailableError where its end can't be stored now."""
+        await self._tried.wait()
+        if self._unstored is not None and not self.told.ended:
+            raise self._unstored.again()
 
     def cancel(self) -> None:
         """Stop it, unless the model has ended already."""
@@ -127,12 +132,28 @@ class Run:
     async def make(self, stored: StoredResponses, keep: Keep) -> None:
         """Generate, store, tell. Whatever happens, it has ended then."""
         try:
-            error = await self._made(stored, keep)
-            await self._end(stored, error)
+            await self._finish(stored, keep)
+        except asyncio.CancelledError:
+            logger.error(
+                "the end of the background response %s is lost: this gateway closes before it is "
+                "stored",
+                self.id,
+            )
+            raise
         except Exception:
             logger.exception("the end of the background response %s is lost", self.id)
         finally:
             self.told.end()
+            self._tried.set()
+
+    async def _finish(self, stored: StoredResponses, keep: Keep) -> None:
+        try:
+            error = await self._made(stored, keep)
+            await self._end(stored, error)
+        except Exception as problem:
+            logger.exception("the background response %s could not be ended as it was", self.id)
+            # Nothing of its output: that may be what can't be stored.
+            await self._put(stored, states.failed(self._opening, as_api_error(problem)))
 
     async def _made(self, stored: StoredResponses, keep: Keep) -> APIError | None:
         """Generate; returns what went wrong."""
@@ -162,17 +183,43 @@ class Run:
         if self.told.log is not None:
             generation.outlet = self
             self._tell()
-        if not await stored.update(self.told.owner, states.started(self._opening)):
-            generation.interrupt("disconnect")  # cancelled through another gateway, or deleted
+        if not await self._begin(stored):
+            generation.interrupt("disconnect")
         await generation.end()
         generation.outlet = None
         if self.told.log is not None:
             self._tell()
 
+    async def _begin(self, stored: StoredResponses) -> bool:
+        """Store that it is worked on. False: cancelled through another gateway, or deleted."""
+        try:
+            return await stored.update(self.told.owner, states.started(self._opening))
+        except UnavailableError:
+            return True  # it is the end that matters, and is tried until it is stored
+
+    async def _put(self, stored: StoredResponses, final: Response) -> bool:
+        """Store the end as soon as the database can. False: cancelled elsewhere, or deleted."""
+        pause = RETRY_S
+        while True:
+            try:
+                return await stored.update(self.told.owner, final)
+            except UnavailableError as error:
+                if self._unstored is None:
+                    logger.warning(
+                        "the background response %s has ended and can't be stored now; this is "
+                        "tried until it is: %s",
+                        self.id,
+                        error.message,
+                    )
+                self._unstored = error
+                self._tried.set()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MAX_RETRY_S)
+
     async def _end(self, stored: StoredResponses, error: APIError | None) -> None:
         answer = self._answer
         final = answer.fail(error) if error is not None else answer.final
-        if final is None or not await stored.update(self.told.owner, final):
+        if final is None or not await self._put(stored, final):
             return
         if self.told.log is None:
             return
@@ -255,8 +302,8 @@ class BackgroundResponses:
         return told if told is not None and told.owner == owner else None
 
     async def close(self) -> None:
-        """Return when every run has ended, as they do once their generations have, and those that
-        read know it."""
+        """Return when every run has ended, as they do once their generations have and are stored,
+        and those that read know it. What can't be stored by then is lost."""
         if not self._tasks:
             return
         all_told = [run.told for run in self._runs.values()]

@@ -26,17 +26,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import (
     ArgumentError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
     SQLAlchemyError,
 )
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gateway.config import ConfigError
 from gateway.errors import UnavailableError, draining
 from gateway.store.migrations import ForeignDatabaseError, NewerSchemaError, migrate
-from gateway.store.writer import Change, Writer
+from gateway.store.writer import BUSY_TIMEOUT_S, FAILURES, Change, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +43,11 @@ Lane = Literal["requests", "keys", "reports"]
 requests don't wait for them; and whatever is being read, a revoked key is refused in time."""
 
 READERS: Final[Mapping[Lane, int]] = {"requests": 4, "keys": 1, "reports": 1}
-BUSY_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 30
 RETRY_S = 5.0
 
 _CONNECTIONS = sum(READERS.values()) + 1  # one to write
 _WRITES = "gateway_writes"
-# What is wrong with the database, not with what was asked of it.
-_FAILURES = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
 
 class Database:
@@ -117,7 +110,7 @@ class Database:
         """
         try:
             return await self._writer.run(change)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise self._unavailable(error) from error
 
     async def read(self, query: Change[T], *, lane: Lane = "requests", quiet: bool = False) -> T:
@@ -130,7 +123,7 @@ class Database:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._readers[lane], self._query, query)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise self._unavailable(error, quiet) from error
 
     async def close(self) -> None:

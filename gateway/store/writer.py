@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gateway.errors import UnavailableError, draining
 
@@ -23,15 +25,20 @@ MAX_GROUP = 128
 MAX_TRIES = 5
 MAX_WAITING = 4096
 BUSY_RETRY_S = 2.0
+# How long a lock is waited for.
+BUSY_TIMEOUT_S: Final = 5.0
+# What is wrong with the database, not with what was asked of it.
+FAILURES = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 # PostgreSQL undid the transaction because of another one; the same again may well succeed.
 _LOST_TO_ANOTHER = ("40001", "40P01")
 
 
 class _Job:
-    """A change, and who waits for it."""
+    """A change, who waits for it, and since when."""
 
-    def __init__(self, change: Change[Any]) -> None:
+    def __init__(self, change: Change[Any], since: float) -> None:
         self.change = change
+        self.since = since
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.value: Any = None
@@ -55,11 +62,18 @@ class Writer:
     """Runs changes one after the other, each in whole or not at all.
 
     `begin` gives a connection in a transaction that its end commits. The thread starts with the
-    first change.
+    first change. `clock` returns seconds and never goes back.
     """
 
-    def __init__(self, begin: Callable[[], AbstractContextManager[Connection]]) -> None:
+    def __init__(
+        self,
+        begin: Callable[[], AbstractContextManager[Connection]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._begin = begin
+        self._clock = clock
+        # Why and when the last try failed, where the database did.
+        self._failure: tuple[Exception, float] | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -81,7 +95,7 @@ class Writer:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="state-writer", daemon=True)
             self._thread.start()
-        job = _Job(change)
+        job = _Job(change, self._clock())
         self._jobs.put(job)
         value: T = await job.future
         return value
@@ -98,10 +112,9 @@ class Writer:
         while going_on:
             group: list[_Job] = []
             going_on = self._take(group)
-            if group:
-                self._commit(group)
-                for job in group:
-                    job.tell()
+            self._commit(group)
+            for job in group:
+                job.tell()
 
     def _take(self, group: list[_Job]) -> bool:
         """Wait for a job, then add what has come with it. False: that was the last."""
@@ -117,6 +130,10 @@ class Writer:
         return False
 
     def _commit(self, group: list[_Job], tries: int = MAX_TRIES) -> None:
+        group = self._without_late(group)
+        if not group:
+            return
+        self._failure = None
         try:
             with self._begin() as connection:
                 for job in group:
@@ -124,15 +141,31 @@ class Writer:
         except Exception as error:
             # Where the database fails it fails everyone. Where a change does, only that one:
             # the others get another try without it.
-            alone = len(group) == 1
             if tries > 1 and _lost_to_another(error):
                 self._commit(group, tries - 1)
-            elif alone or (isinstance(error, DBAPIError) and not isinstance(error, IntegrityError)):
+            elif isinstance(error, FAILURES):
+                self._failure = error, self._clock()
                 for job in group:
                     job.error = error
+            elif len(group) == 1:
+                group[0].error = error
             else:
                 for job in group:
                     self._commit([job])
+
+    def _without_late(self, group: list[_Job]) -> list[_Job]:
+        """Those of `group` that are to be tried. The others waited for as long as the last try,
+        which failed: were each group given its own wait for a lock, the last would wait minutes."""
+        if self._failure is None:
+            return group
+        error, at = self._failure
+        in_time = []
+        for job in group:
+            if at - job.since < BUSY_TIMEOUT_S:
+                in_time.append(job)
+            else:
+                job.error = error
+        return in_time
 
 
 def _lost_to_another(error: Exception) -> bool:

@@ -117,13 +117,44 @@ async def test_a_call_that_is_cancelled_leaves_nothing_in_the_engine(engines: En
     assert len(await embedder.embed("cancelled", prompts[:4])) == 4
 
 
+async def test_what_was_read_is_told_as_the_meter_counts_it(engines: Engines) -> None:
+    embedder = await engines.use_embedder("embedder")
+    before, read = embedder.stats().prompt_tokens_total, list[int]()
+    prompts = [await embedder.render(text) for text in TEXTS]
+    await embedder.embed("test", prompts, None, read.append)
+    assert sorted(read) == sorted(len(prompt.token_ids) for prompt in prompts)
+    scores = await embedder.score("test", [(TEXTS[0], TEXTS[1])], None, read.append)
+    assert sum(read[len(prompts) :]) == scores.prompt_tokens
+    assert sum(read) == embedder.stats().prompt_tokens_total - before
+
+
+async def test_what_was_read_until_it_is_cancelled_is_told(engines: Engines) -> None:
+    embedder = await engines.use_embedder("embedder")
+    before, read, some = embedder.stats().prompt_tokens_total, list[int](), asyncio.Event()
+
+    def count(tokens: int) -> None:
+        read.append(tokens)
+        some.set()
+
+    prompts = [await embedder.render(TEXTS[3])] * 200
+    call = asyncio.create_task(embedder.embed("cancelled", prompts, None, count))
+    await asyncio.wait_for(some.wait(), 60)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.wait_for(embedder.drain(), 5)
+    assert 0 < len(read) < len(prompts)
+    assert sum(read) == embedder.stats().prompt_tokens_total - before
+
+
 async def test_a_cross_encoders_scores_are_those_of_transformers(engines: Engines) -> None:
     encoder = await engines.use_embedder("cross-encoder")
     path = engines.path("cross-encoder")
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
     pairs = [(TEXTS[1], TEXTS[0]), (TEXTS[1], "I like bananas."), (TEXTS[0], TEXTS[1])]
-    scores = await encoder.score("test", pairs)
+    read: list[int] = []
+    scores = await encoder.score("test", pairs, None, read.append)
     tokens = 0
     for pair, value in zip(pairs, scores.values, strict=True):
         encoded = tokenizer(*pair, return_tensors="pt")
@@ -131,7 +162,7 @@ async def test_a_cross_encoders_scores_are_those_of_transformers(engines: Engine
         with torch.no_grad():
             expected = torch.sigmoid(model(**encoded).logits)[0, 0]
         assert value == pytest.approx(float(expected), abs=1e-4)
-    assert scores.prompt_tokens == tokens
+    assert scores.prompt_tokens == tokens == sum(read)
     assert len(set(scores.values)) == 3
     with pytest.raises(InvalidPromptError, match="makes no embeddings"):
         await embedded(encoder, TEXTS[:1])

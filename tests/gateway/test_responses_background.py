@@ -7,6 +7,9 @@ import gc
 import weakref
 from typing import Any
 
+import pytest
+
+from gateway.errors import UnavailableError
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
 from tests.gateway.responding import (
     CALL,
@@ -272,3 +275,168 @@ async def test_gateways_with_one_database_can_cancel_each_others(
     one.serving.stop()
     await one.task
     assert await get(other, response_id) == (200, response)
+
+
+class Outage:
+    """No end, and no beginning, of a response can be stored until it is over."""
+
+    def __init__(self, gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.over = False
+        # The statuses that could not be stored.
+        self.failures: asyncio.Queue[str] = asyncio.Queue()
+        self.update = gateway.services.store.responses.update
+        monkeypatch.setattr(gateway.services.store.responses, "update", self._update)
+        monkeypatch.setattr("gateway.responses.background.RETRY_S", 0.001)
+
+    async def _update(self, owner: str, response: dict[str, Any]) -> bool:
+        if self.over:
+            return await self.update(owner, response)
+        self.failures.put_nowait(response["status"])
+        raise UnavailableError("down", code="storage_unavailable", retry_after_s=1)
+
+    async def failed(self, *statuses: str) -> None:
+        async with asyncio.timeout(5):
+            assert [await self.failures.get() for _ in statuses] == [*statuses]
+
+
+async def retired(gateway: LiveGateway, response_id: str) -> None:
+    """Return once it isn't this gateway's any more."""
+    async with asyncio.timeout(5):
+        while gateway.services.background.running("anonymous", response_id) is not None:
+            await asyncio.sleep(0)
+
+
+async def test_an_end_is_stored_once_the_database_works_again(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(gateway, monkeypatch)
+    whole = await made(gateway)
+    queued = await made(gateway, background=True)
+    await outage.failed("in_progress", "completed", "completed", "completed")
+    assert (await get(gateway, queued["id"]))[1]["status"] == "queued"
+    outage.over = True
+    assert same(await ended(gateway, queued["id"])) == same({**whole, "background": True})
+    await retired(gateway, queued["id"])
+
+
+async def test_who_follows_sees_the_end_once_it_is_stored(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(gateway, monkeypatch)
+    following = asyncio.create_task(events(gateway, background=True))
+    await outage.failed("in_progress", "completed", "completed")
+    assert not following.done()
+    outage.over = True
+    stream = await following
+    final = stream[-1]["response"]
+    assert stream[-1]["type"] == "response.completed"
+    assert await get(gateway, final["id"]) == (200, final)
+
+
+async def test_to_cancel_what_has_ended_and_is_not_stored_is_a_503(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(gateway, monkeypatch)
+    queued = await made(gateway, background=True)
+    await outage.failed("in_progress", "completed")
+    status, answer = await cancelled(gateway, queued["id"])
+    assert (status, answer["error"]["code"]) == (503, "storage_unavailable")
+    outage.over = True
+    assert (await ended(gateway, queued["id"]))["status"] == "completed"
+    assert (await cancelled(gateway, queued["id"]))[0] == 400
+
+
+async def test_one_that_is_cancelled_while_nothing_can_be_stored_is_in_the_end(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start_gateway(**STALLED)
+    outage = Outage(gateway, monkeypatch)
+    queued = await made(gateway, background=True)
+    await outage.failed("in_progress")
+    assert (await cancelled(gateway, queued["id"]))[0] == 503
+    outage.over = True
+    assert (await ended(gateway, queued["id"]))["status"] == "cancelled"
+    assert (await cancelled(gateway, queued["id"]))[0] == 200
+
+
+async def test_an_end_is_not_stored_any_more_once_it_was_cancelled_elsewhere(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(gateway, monkeypatch)
+    queued = await made(gateway, background=True)
+    await outage.failed("in_progress", "completed")
+    assert await outage.update("anonymous", {**queued, "status": "cancelled"})
+    outage.over = True
+    await retired(gateway, queued["id"])
+    assert (await get(gateway, queued["id"]))[1]["status"] == "cancelled"
+
+
+async def test_an_end_is_not_stored_any_more_once_it_was_deleted(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(gateway, monkeypatch)
+    queued = await made(gateway, background=True)
+    await outage.failed("in_progress", "completed")
+    assert (await get(gateway, queued["id"], "DELETE"))[0] == 200
+    outage.over = True
+    await retired(gateway, queued["id"])
+    assert (await get(gateway, queued["id"]))[0] == 404
+
+
+async def test_one_that_was_cancelled_elsewhere_before_it_began_is_not_made(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start_gateway(**STALLED)
+    stored = gateway.services.store.responses
+    update = stored.update
+
+    async def cancelled_first(owner: str, response: dict[str, Any]) -> bool:
+        await update(owner, {**response, "status": "cancelled"})
+        return await update(owner, response)
+
+    monkeypatch.setattr(stored, "update", cancelled_first)
+    queued = await made(gateway, background=True)
+    await retired(gateway, queued["id"])
+    await gateway.idle()
+    assert (await get(gateway, queued["id"]))[1]["status"] == "cancelled"
+
+
+async def test_an_end_that_can_not_be_stored_at_all_is_a_failure(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = gateway.services.store.responses
+    update = stored.update
+
+    async def refuse(owner: str, response: dict[str, Any]) -> bool:
+        if response["status"] == "completed":
+            raise ValueError("can't be encoded")
+        return await update(owner, response)
+
+    monkeypatch.setattr(stored, "update", refuse)
+    queued = await made(gateway, background=True)
+    response = await ended(gateway, queued["id"])
+    assert (response["status"], response["output"]) == ("failed", [])
+    assert response["error"]["code"] == "server_error"
+    await retired(gateway, queued["id"])
+
+
+async def test_a_shutdown_does_not_wait_for_a_database_that_fails(
+    start_gateway: StartGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Any,
+) -> None:
+    state = {"state.url": f"sqlite:///{tmp_path}/state.db"}
+    gateway = await start_gateway(**state)
+    outage = Outage(gateway, monkeypatch)
+    monkeypatch.setattr("gateway.responses.background.END_S", 0.05)
+    following = asyncio.create_task(events(gateway, background=True))
+    await outage.failed("in_progress", "completed", "completed")
+    gateway.serving.stop()
+    assert await gateway.task == 0
+    stream = await following
+    assert types(stream)[-1] == "output_item.done"
+    response_id = stream[0]["response"]["id"]
+    assert f"the end of the background response {response_id} is lost" in caplog.text
+    again = await start_gateway(**state)
+    assert (await get(again, response_id))[1]["status"] == "failed"
