@@ -139,13 +139,13 @@ class Choice(Generic[Owner]):
         if reason in _BROKEN:
             self.broken = _BROKEN[reason]
             return ()
+        if self._earlier:
+            self._reread()  # before there is an end, which is that of the new tokens
         # The token that ended the sequence, an end of sequence or a stop token, is not text.
         self._silent = 1 if reason == _STOP and tokens else 0
         if reason is not None:
             self._finish = _FINISH[reason]
         if self.watched:
-            if self._earlier:
-                self._reread()
             tokens = self._watch(tokens, positions)
         self.just_finished = self._finish is not None
         return tokens

@@ -113,8 +113,13 @@ class EventStream:
         self._last(events, self._answer.finished(usage))
 
     def fail(self, error: APIError) -> None:
-        """Write the rest and the error."""
-        self._last(self._events(), self._answer.failed(error))
+        """Write the rest, as far as it can be told, and the error."""
+        try:
+            events = self._events()
+        except Exception:  # perhaps it is the error: that has to be told all the same
+            logger.exception("a stream's last tokens could not be told")
+            events = b""
+        self._last(events, self._answer.failed(error))
 
     def _last(self, events: bytes, end: bytes) -> None:
         self._open = False

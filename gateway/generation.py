@@ -14,6 +14,7 @@ The call's own task only waits for the first token and for the end. In between t
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, TypeVar, cast
@@ -35,10 +36,12 @@ from gateway.call import Call, Cause, InterruptedCallError, Outlet, Usage, at_de
 from gateway.errors import UnavailableError
 from gateway.holds import Hold
 from gateway.metrics import Metrics
-from gateway.rendering import grammar, render
+from gateway.rendering import check_scores, grammar, render
 from gateway.timings import enter
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 # So many engines may die under one request; it might be why they do.
 LIVES: Final = 2
@@ -74,6 +77,8 @@ class Generation:
         self._error: Exception | None = None
         self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+        # The call's own task, while `fail` is to end what it awaits.
+        self._interruptible: asyncio.Task[Any] | None = None
         self._timer = at_deadline(call.deadline, self.fail)
         self._closed = False
         # Of an answer that can go on in another engine: its tokens, how many of them are of engines
@@ -140,6 +145,9 @@ class Generation:
         # A dead engine isn't the end of all: what is comes first.
         if self._error is None or isinstance(self._error, EngineDeadError):
             self._error = error
+        if self._interruptible is not None:
+            task, self._interruptible = self._interruptible, None
+            task.cancel()
         self._wake()
 
     def take(self) -> Sequence[TokenDelta]:
@@ -180,6 +188,10 @@ class Generation:
             for part in self._parts:
                 part.abort()
             self.take()  # for its tokens, which were generated whoever reads them
+        except Exception:
+            # What is held is given back and the tokens count all the same.
+            logger.exception("the last tokens of %s could not be taken", self._call.request_id)
+            self._completion_tokens = self.produced()
         finally:
             used = self._used()
             self._observe(used)
@@ -219,13 +231,15 @@ class Generation:
             enter(call.timings, "grammar")
             found = await self._outcome(grammar(engine, sampling.structure, call.loose))
             sampling = structs.replace(sampling, structure=found)
-        most = 0
+        rooms: list[int] = []
         for source in call.sources:
-            prompt, room = await render(engine, source, call)
-            self.prompts.append(prompt)
-            most = max(most, room)
-            if self._error is not None:
+            if self._error is not None:  # its client had gone before there was anything to end
                 raise self._error
+            prompt, room = await self._in_place(render(engine, source, call))
+            self.prompts.append(prompt)
+            rooms.append(room)
+        check_scores(sampling, self.prompts, rooms)
+        most = max(rooms)
         self._prompt_tokens = sum(len(prompt.token_ids) for prompt in self.prompts)
         limits = [call.limit(prompt, engine.info.max_model_len) for prompt in self.prompts]
         choices = len(self.prompts) * sampling.n
@@ -336,6 +350,22 @@ class Generation:
             return task.result()
         finally:
             task.cancel()
+
+    async def _in_place(self, work: Awaitable[T]) -> T:
+        """As `_outcome`, in the call's own task: for what mostly has nothing to wait for, as making
+        a task and the loop's passes until it is done would cost more than a short prompt does."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._interruptible = task
+        try:
+            return await work
+        except asyncio.CancelledError:
+            # By `fail`, which has let go of the task, unless somebody else has cancelled it, too.
+            ours = self._interruptible is not task and not task.uncancel()
+            if ours and self._error is not None:
+                raise self._error from None
+            raise
+        finally:
+            self._interruptible = None
 
     def _looked_at(self, task: asyncio.Future[Any]) -> None:
         if not task.cancelled():

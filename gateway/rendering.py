@@ -3,6 +3,7 @@ exact token ids that fit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from msgspec import structs
@@ -21,7 +22,7 @@ from engine.checks import completion_room
 from gateway.call import Call
 from gateway.timings import enter
 
-# Each is an object of its own until the answer is told.
+# Of one answer: each is an object of its own until it is told.
 MAX_SCORES = 500_000
 
 
@@ -59,19 +60,28 @@ async def render(engine: Engine, source: Source, call: Call) -> tuple[Prompt, in
             f"context of {limit} tokens.",
             "min_tokens",
         )
-    _check_scores(call.sampling, room)
     return prompt, room
 
 
-def _check_scores(sampling: SamplingOptions, room: int) -> None:
-    """Raise InvalidPromptError where an answer's log-probabilities could be too many."""
-    if sampling.logprobs is None:
-        return
-    scores = sampling.n * room * (sampling.logprobs + 1)
+def check_scores(
+    sampling: SamplingOptions, prompts: Sequence[Prompt], rooms: Sequence[int]
+) -> None:
+    """Raise InvalidPromptError where an answer's log-probabilities could be too many.
+
+    `rooms` is how many tokens a completion of each prompt may have.
+    """
+    scores = 0
+    if sampling.logprobs is not None:
+        scores += sum(rooms) * (sampling.logprobs + 1)
+    if sampling.prompt_logprobs is not None:
+        read = sum(len(prompt.token_ids) for prompt in prompts)
+        scores += read * (sampling.prompt_logprobs + 1)
+    # Every choice tells of its prompt anew.
+    scores *= sampling.n
     if scores > MAX_SCORES:
         raise InvalidPromptError(
-            f"Too many log-probabilities: {sampling.n} choices of up to {room} tokens with "
-            f"{sampling.logprobs} alternatives each may be {scores:,} in all, and {MAX_SCORES:,} "
-            "are allowed. Ask for fewer choices, tokens or alternatives.",
+            f"Too many log-probabilities: those of {sampling.n * len(prompts)} choices, with their "
+            f"alternatives and echoed prompts, may be {scores:,} in all, and {MAX_SCORES:,} are "
+            "allowed. Ask for fewer prompts, choices, tokens or alternatives.",
             "logprobs",
         )

@@ -6,6 +6,7 @@ Source: the OpenAI API reference, "The completion object".
 from __future__ import annotations
 
 import codecs
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -125,9 +126,10 @@ class TextAnswer:
 
 
 def _likelihood(choice: TokenDelta) -> float:
-    """The mean log-probability of a choice's tokens."""
+    """The mean log-probability of a choice's tokens. One that says nothing has none to compare, and
+    is the best only where all are so."""
     scores = [one.logprob for one in choice.logprobs if one.logprob is not None]
-    return sum(scores) / len(scores) if scores else 0.0
+    return sum(scores) / len(scores) if scores else -math.inf
 
 
 class _Scale:

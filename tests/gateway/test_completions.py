@@ -7,6 +7,11 @@ from typing import Any
 
 import pytest
 
+from engine.base import Prompt, TokenDelta, TokenLogprob
+from gateway import rendering
+from gateway.answers import Heading
+from gateway.answers.text import TextAnswer, TextForm
+from gateway.call import Usage
 from tests.gateway.conftest import MODEL, LiveGateway
 from tests.gateway.test_chat import events
 
@@ -130,3 +135,38 @@ async def test_the_best_of_several_are_told_and_all_are_counted(gateway: LiveGat
     assert [choice.logprobs for choice in answer.choices] == [None, None]
     assert answer.usage
     assert answer.usage.completion_tokens == 2 * 3 * 4
+
+
+def test_a_completion_that_says_nothing_is_not_the_best() -> None:
+    def scored(text: str, *logprobs: float) -> TokenDelta:
+        scores = [TokenLogprob(5, text, text.encode(), one) for one in logprobs]
+        return TokenDelta(0, text, [5], "stop", logprobs=scores)
+
+    answer = TextAnswer(Heading("cmpl-1", MODEL, "fp"), TextForm(n=2, best_of=3))
+    answer.begin([Prompt([1], "One")])
+    made = [scored(""), scored("unlikely", -9.0), scored("likely", -0.5)]
+    told = json.loads(answer.whole(made, Usage(1, 3, 0)))
+    assert [choice["text"] for choice in told["choices"]] == ["likely", "unlikely"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "scores"),
+    [
+        ({"prompt": "One", "n": 3}, 3 * 5 * 2),
+        ({"prompt": ["One", "Three"]}, 2 * 5 * 2),
+        ({"prompt": "One", "n": 3, "echo": True}, 3 * (4 + 5) * 2),
+        ({"prompt": ["One", "Three"], "echo": True}, (4 + 5 + 6 + 5) * 2),
+        ({"prompt": "One", "echo": True, "max_tokens": 0}, (4 + 1) * 2),
+    ],
+)
+async def test_log_probabilities_are_bounded_over_all_prompts_and_choices(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], scores: int
+) -> None:
+    body = {"model": MODEL, "max_tokens": 5, "logprobs": 1, **fields}
+    monkeypatch.setattr(rendering, "MAX_SCORES", scores)
+    status, _ = await gateway.post(PATH, body)
+    assert status == 200
+    monkeypatch.setattr(rendering, "MAX_SCORES", scores - 1)
+    status, answer = await gateway.post(PATH, body)
+    assert (status, answer["error"]["param"]) == (400, "logprobs")
+    assert f"may be {scores} in all, and {scores - 1} are allowed" in answer["error"]["message"]
