@@ -9,7 +9,6 @@ from typing import Protocol
 
 from gateway.limits.meters import COST, REQUEST, TOKENS, Bucket, Meter, Slots, Spending
 from gateway.limits.use import Use
-from gateway.limits.windows import window_start
 from gateway.store.usage import Spent
 from gateway.tenants import Account, Budget, Limits, Unit, Window
 
@@ -78,27 +77,25 @@ class Accounts:
         for one in spent:
             known = self._known.get(one.account)
             if known is not None:
-                known.uses[one.unit].add(one.window, one.amount)
+                known.uses[one.unit].add(one, now)
             else:
-                self._keep(one, now)
+                self._keep(one)
 
     def at_least(self, spent: Iterable[Spent], now: float) -> None:
         """What has ended used no less than this in the windows that go on."""
         for one in spent:
             known = self._known.get(one.account)
             if known is None:
-                self._keep(one, now)
+                self._keep(one)
                 continue
-            known.uses[one.unit].at_least(one.window, one.amount, now)
             for meter in known.meters:
                 meter.learn(one, now)
 
-    def _keep(self, one: Spent, now: float) -> None:
+    def _keep(self, one: Spent) -> None:
+        """Of the later window; of one and the same what is more."""
         kept = self._spent.setdefault(one.account, {})
-        since, amount = kept.get((one.unit, one.window), (0.0, 0))
-        start = window_start(one.window, now)
-        amount = max(amount, one.amount) if since == start else one.amount
-        kept[one.unit, one.window] = start, amount
+        found = one.since, one.amount
+        kept[one.unit, one.window] = max(found, kept.get((one.unit, one.window), found))
 
     def _uses(self, account: str, now: float) -> dict[Unit, Use]:
         uses: dict[Unit, Use] = {
@@ -106,8 +103,7 @@ class Accounts:
             "currency": Use(account, "currency", COST, now),
         }
         for (unit, window), (since, amount) in self._spent.pop(account, {}).items():
-            if since == window_start(window, now):
-                uses[unit].add(window, amount)
+            uses[unit].add(Spent(account, unit, window, since, amount), now)
         return uses
 
     def _edited(self, account: Account, found: Metered, now: float) -> tuple[Meter, ...]:

@@ -6,8 +6,9 @@ for i = 2, #ARGV do n[i] = tonumber(ARGV[i]) end
 local call, lease_s, remembered_s, slots = n[2], n[3], n[4], n[5] == 1
 local limit, rate, since_asked, until_asked, slice = n[6], n[7], n[8], n[9], n[10]
 local back, kept_asked, recorded, busy = n[11], n[12], n[13], n[14]
-local more, floor, lowered = n[15] == 1, n[16], n[17] == 1
-local first_need = 18
+local more, floor_asked, lowered = n[15] == 1, n[16], n[17] == 1
+local seen = n[18]
+local first_need = 19
 
 local function text(number) return string.format('%.17g', number) end
 local function whole(number) return string.format('%.0f', number) end
@@ -38,6 +39,7 @@ for i = 1, #fields, 2 do
   end
 end
 
+local lost = since == nil
 local timeless = rate > 0 or (until_asked == 0 and since_asked == 0)
 if timeless then
   if since == nil then used = 0
@@ -48,7 +50,7 @@ elseif since == nil or (since < since_asked and since_asked <= now) then
   for _, name in ipairs(all) do dead[#dead + 1] = name end
 end
 
-local kept, room, amount, left, share = 0, 0, 0, 0, 0
+local kept, floor, room, amount, left, share = 0, 0, 0, 0, 0, 0
 if slots then
   kept = kept_asked
   room = limit - others - busy - kept
@@ -56,7 +58,8 @@ if slots then
 else
   used = used - dead_held
   if rate > 0 or since_asked == since then
-    kept = kept_asked
+    kept, floor = kept_asked, floor_asked
+    if lost then floor = math.max(floor, seen) end
     if repeated then
       if mine == nil then used = used + kept else used = used - math.max(0, mine - kept) end
     else

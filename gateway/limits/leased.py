@@ -17,6 +17,7 @@ from gateway.limits.meters import (
 )
 from gateway.limits.refusals import BudgetRefusal, Kind, RateRefusal, Refusal
 from gateway.limits.shared import Ask, Grant
+from gateway.limits.use import Use
 from gateway.limits.windows import window_end, window_start
 from gateway.store.usage import Spent
 from gateway.tenants import Budget
@@ -29,15 +30,17 @@ _GUESS_S = 1.0
 class Leased:
     """Takes from what this gateway holds ahead of the limit; a request that needs more waits for a
     grant. `wake` is called when another gateway's part, or what this one holds, should be told of;
-    with True where another's caller may be waiting for it.
+    with True where another's caller may be waiting for it. `use` is what this gateway knows to be
+    used of a budget, which it tells whenever it asks: a store that has lost its data, or a limit
+    that is new, begins with that.
     """
 
     __slots__ = (
+        "__weakref__",
         "_back",
         "_busy",
         "_dry_need",
         "_dry_until",
-        "_floor",
         "_held",
         "_known_at",
         "_lasted_s",
@@ -46,6 +49,7 @@ class Leased:
         "_lowered",
         "_rate",
         "_recorded",
+        "_seen",
         "_share",
         "_touched",
         "_turns",
@@ -59,6 +63,7 @@ class Leased:
         "renew_at",
         "since",
         "unit",
+        "use",
     )
 
     def __init__(
@@ -71,12 +76,13 @@ class Leased:
         lease_s: float,
         wake: Callable[[Leased, bool], None],
         now: float,
-        floor: int = 0,
+        use: Use | None = None,
     ) -> None:
         self.account = account
         self.kind = kind
         self.budget = budget
         self.limit = limit
+        self.use = use
         if budget is not None:
             self.unit = TOKENS if budget.unit == "tokens" else COST
         else:
@@ -97,7 +103,10 @@ class Leased:
         self._dry_until, self._dry_need = -inf, 0
         self._touched = self._valid_until = -inf
         self._begin_window(0.0 if budget is None else window_start(budget.window, now))
-        self._floor = floor
+
+    @property
+    def mark(self) -> float:
+        return self.since
 
     def take(self, amount: int, now: float) -> bool:
         if now >= self._valid_until or now >= self._until:
@@ -111,14 +120,17 @@ class Leased:
             self._wake(self, False)
         return True
 
-    def settle(self, reserved: int, used: int, at: float, now: float) -> None:
+    def settle(self, reserved: int, used: int, at: float, mark: float, now: float) -> None:
         self._refresh(now)
         if self.unit == SLOT and now > at:
             self._lasted_s += 0.1 * (now - at - self._lasted_s)
-        if at < self.since:
+        if mark != self.since:
             return  # the window that it was taken from is over
         self._busy = max(0, self._busy - reserved)
-        self._put(reserved - used)
+        back = reserved - used
+        if self._rate:  # all that was in a bucket has been refilled within the minute
+            back = max(0, min(back, ceil(self.limit - (now - at) * self._rate)))
+        self._put(back)
 
     def borrow(self, amount: int, now: float) -> int:
         """Take as much of `amount` as there is; returns what has to be granted beside."""
@@ -198,16 +210,11 @@ class Leased:
         return True
 
     def learn(self, spent: Spent, now: float) -> None:
-        """What has ended used no less than this: all that share the limit are told."""
+        """What has ended used no less than this, as the `use` says by now or in a moment: all that
+        share the limit are told."""
         self._refresh(now)
         budget = self.budget
         if budget is not None and (budget.unit, budget.window) == (spent.unit, spent.window):
-            self.know(spent.amount)
-
-    def know(self, used: int) -> None:
-        """So much is used in this window: all that share the limit are told."""
-        if used > self._floor:
-            self._floor = used
             self._wake(self, False)
 
     def ask(self, needs: tuple[int, ...], now: float, *, closing: bool = False) -> Ask:
@@ -218,7 +225,9 @@ class Leased:
             self._back += self._held
             self._held = 0
         back, self._back = self._back, 0
-        floor, self._floor = self._floor, 0
+        floor = 0
+        if self.budget is not None and self.use is not None:
+            floor = self.use.settled(self.budget.window, self.since, now)
         if floor:  # what hasn't ended comes to it
             floor += self._held + self._busy - sum(needs)
         lowered, self._lowered = self._lowered, False
@@ -238,6 +247,7 @@ class Leased:
             needs=needs,
             more=active and not closing,
             floor=floor,
+            seen=self._seen,
             lowered=lowered,
         )
 
@@ -245,13 +255,17 @@ class Leased:
         """Take over what was granted to an ask that left at `sent`. Returns which of its needs are
         met: none where the windows differ, of which the later one counts."""
         self._refresh(now)
-        if self.budget is not None and grant.since > self.since:
-            self._begin_window(grant.since)
+        if self.budget is not None:
+            wrong = now < self.since != grant.since  # begun by a clock that has been put right
+            if wrong or grant.since > self.since:
+                self._begin_window(grant.since)
         granted = grant.granted
         if grant.since == self.since or self.budget is None:
             self._held += grant.ahead
             self._recorded = grant.recorded
             self._left, self._known_at = grant.left, now
+            if self.budget is not None:
+                self._seen = max(0, ceil(ask.limit - grant.left))
         else:
             granted = (False,) * len(granted)
         self._valid_until = sent + self._lease_s
@@ -275,11 +289,6 @@ class Leased:
         """Nobody has a use for what was granted in the window that began at `since`."""
         self._refresh(now)
         self._give(amount, since)
-
-    def absorb(self, other: Leased) -> None:
-        """Take over what comes back through another that counts the same."""
-        self._give(other._back, other.since)
-        other._back = 0
 
     @property
     def holds(self) -> bool:
@@ -317,6 +326,6 @@ class Leased:
         self.since, self._until = since, inf
         if self.budget is not None:
             self._until = window_end(self.budget.window, since)
-        self._held = self._recorded = self._back = self._busy = self._floor = 0
+        self._held = self._recorded = self._back = self._busy = self._seen = 0
         self._left, self._known_at = float(self.limit), since
         self._dry_until = -inf

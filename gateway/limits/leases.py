@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -15,6 +16,7 @@ from gateway.limits.meters import SLOT, Meter
 from gateway.limits.refusals import worst
 from gateway.limits.reservation import Amounts, Reservation
 from gateway.limits.shared import Ask, Grant
+from gateway.limits.use import Use
 from gateway.tenants import Budget
 
 MAX_ASKS = 256
@@ -28,14 +30,14 @@ class Part:
     __slots__ = ("amount", "had", "meter", "since")
 
     def __init__(self, meter: Leased, amount: int, now: float) -> None:
-        self.amount = amount
-        self.borrow(meter, now)
-
-    def borrow(self, meter: Leased, now: float) -> None:
-        """Take what there is of it."""
         self.meter = meter
-        self.had = self.amount - meter.borrow(self.amount, now)
-        self.since = meter.since
+        self.amount = amount
+        self.borrow(now)
+
+    def borrow(self, now: float) -> None:
+        """Take what there is of it."""
+        self.had = self.amount - self.meter.borrow(self.amount, now)
+        self.since = self.meter.since
 
     def grant(self, now: float) -> None:
         """The rest of it was granted."""
@@ -90,7 +92,10 @@ class Leases:
         self._share = share
         self._lease_s = lease_s
         self._wake = wake
-        self._known: dict[tuple[str, str], Leased] = {}
+        # As long as anybody has one there is no other: what one has taken comes back to itself.
+        self._made: WeakValueDictionary[tuple[str, str], Leased] = WeakValueDictionary()
+        # Those that were asked for and of which something is held.
+        self._alive: dict[Leased, None] = {}
         self._dirty: dict[Leased, None] = {}
         self._waiting: list[Waiting] = []
         self._parked: deque[tuple[int, Waiting, Callable[[], float]]] = deque()
@@ -99,31 +104,38 @@ class Leases:
         self._ticks = 0
 
     def meter(
-        self, account: str, kind: str, limit: int, budget: Budget | None, now: float, floor: int
+        self,
+        account: str,
+        kind: str,
+        limit: int,
+        budget: Budget | None,
+        now: float,
+        use: Use | None = None,
     ) -> Leased:
         """The one that counts this, with the `limit` it has now."""
-        found = self._known.get((account, kind))
+        found = self._made.get((account, kind))
         if found is not None:
             found.edit(limit, now)
-            found.know(floor)
+            found.use = use
             return found
         made = Leased(
-            account, kind, limit, budget, self._share, self._lease_s, self._stir, now, floor
+            account, kind, limit, budget, self._share, self._lease_s, self._stir, now, use
         )
-        self._known[account, kind] = made
+        self._made[account, kind] = made
         return made
 
     def borrow(
         self,
         meters: Iterable[Leased],
         amounts: Amounts,
-        now: float,
         future: asyncio.Future[Reservation],
+        now: float,
+        clock: Callable[[], float],
     ) -> None:
         """Let a request wait until all of `amounts` is granted, or some isn't."""
         waiting = Waiting(amounts, future)
         waiting.parts = [Part(meter, amounts[meter.unit], now) for meter in meters]
-        self._waiting.append(waiting)
+        self._enter(waiting, now, clock)
         self._wake(True)
 
     def tick(self) -> None:
@@ -139,12 +151,13 @@ class Leases:
         due = dict.fromkeys(wanting)
         for meter in self._dirty:
             due.setdefault(meter)
-        for meter in self._known.values():
+        for meter in self._alive:
             if meter.renew_at <= now or (closing and meter.holds):
                 due.setdefault(meter)
         rows = []
         for meter in list(due)[: max(MAX_ASKS, len(wanting))]:
             self._dirty.pop(meter, None)
+            self._alive[meter] = None
             wants = wanting.get(meter, [])
             needs = tuple(part.amount - part.had for _, part in wants)
             rows.append(Row(meter, meter.ask(needs, now, closing=closing), wants))
@@ -176,7 +189,7 @@ class Leases:
                     waiting.unanswered = -1
                     self._conclude(waiting, now, clock)
             if row.meter.idle(now):
-                self._known.pop((row.meter.account, row.meter.kind), None)
+                self._alive.pop(row.meter, None)
 
     def failed(self, call: Call, error: APIError, now: float) -> None:
         """The answer to a call never came; everybody who waits is told."""
@@ -191,6 +204,12 @@ class Leases:
         self._parked.clear()
         rows = [msgspec.structs.replace(row, wanting=[]) for row in call.rows]
         self._failed = msgspec.structs.replace(call, rows=rows)
+
+    def _enter(self, waiting: Waiting, now: float, clock: Callable[[], float]) -> None:
+        if all(part.had == part.amount for part in waiting.parts):
+            self._conclude(waiting, now, clock)  # some has come back meanwhile
+        else:
+            self._waiting.append(waiting)
 
     def _wanting(self) -> dict[Leased, list[tuple[Waiting, Part]]]:
         """Who waits for what of each limit; from now on for the answer."""
@@ -213,7 +232,8 @@ class Leases:
             self._refuse(waiting, lacking, now)
         else:
             taken: list[Meter] = [part.meter for part in waiting.parts]
-            waiting.future.set_result(Reservation(taken, waiting.amounts, now, clock))
+            marks = [part.since for part in waiting.parts]
+            waiting.future.set_result(Reservation(taken, waiting.amounts, now, clock, marks))
 
     def _park(self, waiting: Waiting, now: float, clock: Callable[[], float]) -> None:
         """A slot that is free already may not have been told of by another gateway: who calls one
@@ -231,13 +251,8 @@ class Leases:
                 continue
             waiting.unanswered = 0
             for part in waiting.parts:
-                # It may have been forgotten meanwhile.
-                meter = self._known.setdefault((part.meter.account, part.meter.kind), part.meter)
-                part.borrow(meter, now)
-            if all(part.had == part.amount for part in waiting.parts):
-                self._conclude(waiting, now, clock)
-            else:
-                self._waiting.append(waiting)
+                part.borrow(now)
+            self._enter(waiting, now, clock)
         if self._parked:
             self._wake(False)
 
@@ -250,10 +265,5 @@ class Leases:
             waiting.future.set_exception(reason)
 
     def _stir(self, meter: Leased, urgent: bool = False) -> None:
-        known = self._known.setdefault((meter.account, meter.kind), meter)
-        if known is not meter:
-            # It was forgotten while a request still held some of it.
-            known.absorb(meter)
-            return
         self._dirty[meter] = None
         self._wake(urgent)

@@ -52,13 +52,10 @@ class Leasing:
         now: float,
         use: Use | None,
     ) -> Meter | None:
-        """One that counts what this gateway holds. What has ended here is known to be used."""
+        """One that counts what this gateway holds."""
         if limit is None:
             return None
-        floor = 0
-        if budget is not None and use is not None:
-            floor = use.used(budget.window, now) - use.held(budget.window, now)
-        return self.leases.meter(account, kind, limit, budget, now, floor)
+        return self.leases.meter(account, kind, limit, budget, now, use)
 
     def now(self) -> float:
         return self._clock() + self._ahead_s
@@ -98,7 +95,7 @@ class Leasing:
                 leased.append(meter)
             else:
                 others.append(meter)
-        self.leases.borrow(leased, amounts, self.now(), future)
+        self.leases.borrow(leased, amounts, future, self.now(), self.now)
         try:
             reservation = await future
         except asyncio.CancelledError:

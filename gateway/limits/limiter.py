@@ -66,7 +66,7 @@ class Limiter:
             for meter in self._accounts.meters(account, now):
                 if not meter.take(amounts[meter.unit], now):
                     for one in taken:
-                        one.settle(amounts[one.unit], 0, now, now)
+                        one.settle(amounts[one.unit], 0, now, one.mark, now)
                     return self._lacking(accounts, amounts, now)
                 taken.append(meter)
         return Reservation(taken, amounts, now, self._clock)

@@ -43,8 +43,12 @@ class Meter(Protocol):
     def take(self, amount: int, now: float) -> bool:
         """Take `amount` if there is as much; nothing else."""
 
-    def settle(self, reserved: int, used: int, at: float, now: float) -> None:
-        """Of the `reserved`, taken at `at`, only `used` were used."""
+    @property
+    def mark(self) -> float:
+        """Right after `take`: what `settle` has to be told of it."""
+
+    def settle(self, reserved: int, used: int, at: float, mark: float, now: float) -> None:
+        """Of the `reserved`, taken at `at` and by this `mark`, only `used` were used."""
 
     def lack(self, amount: int, now: float) -> Refusal | None:
         """Why `amount` can't be taken; None where it can."""
@@ -69,9 +73,14 @@ class Meter(Protocol):
 
 
 class Bucket:
-    """`limit` a minute: full at first, refilled continuously."""
+    """`limit` a minute: full at first, refilled continuously.
 
-    __slots__ = ("_at", "_rate", "account", "kind", "limit", "unit", "used")
+    What is refilled is what was taken first. What comes back of a reservation is only what of it
+    hasn't been refilled yet: else who holds many could use them all again at once. So in no time
+    is more used than a full bucket and what is refilled in it. `mark` is all that was taken so far.
+    """
+
+    __slots__ = ("_at", "_rate", "account", "kind", "limit", "mark", "unit", "used")
 
     def __init__(self, account: str, kind: str, unit: int, limit: int, now: float) -> None:
         self.account = account
@@ -79,6 +88,7 @@ class Bucket:
         self.unit = unit
         self.limit = limit
         self.used = 0.0
+        self.mark = 0.0
         self._rate = limit / MINUTE_S
         self._at = now
 
@@ -94,12 +104,18 @@ class Bucket:
             self.used = used
             return False
         self.used = used + amount
+        self.mark += amount
         return True
 
-    def settle(self, reserved: int, used: int, at: float, now: float) -> None:
-        if reserved != used:
-            self.take(0, now)
-            self.used = max(0.0, self.used - (reserved - used))
+    def settle(self, reserved: int, used: int, at: float, mark: float, now: float) -> None:
+        if reserved == used:
+            return
+        self.take(0, now)
+        later = self.mark - mark
+        back = max(0.0, min(reserved - used, self.used - later))
+        self.used -= back
+        if not later:  # as if it had never been taken: nothing of what was before it is used up
+            self.mark -= back
 
     def lack(self, amount: int, now: float) -> Refusal | None:
         self.take(0, now)
@@ -144,6 +160,7 @@ class Spending:
     request is counted, budget or not."""
 
     __slots__ = ("_use", "account", "kind", "limit", "unit", "window")
+    mark = 0.0
 
     def __init__(self, account: str, kind: str, budget: Budget, use: Use) -> None:
         self.account = account
@@ -156,7 +173,7 @@ class Spending:
     def take(self, amount: int, now: float) -> bool:
         return not amount or self._use.used(self.window, now) + amount <= self.limit
 
-    def settle(self, reserved: int, used: int, at: float, now: float) -> None:
+    def settle(self, reserved: int, used: int, at: float, mark: float, now: float) -> None:
         """It is settled where it is counted."""
 
     def lack(self, amount: int, now: float) -> Refusal | None:
@@ -202,6 +219,7 @@ class Slots:
     """So many requests at once; a limit of None counts them only, for one that may come."""
 
     __slots__ = ("_lasted_s", "_turns", "account", "busy", "kind", "limit", "unit")
+    mark = 0.0
 
     def __init__(self, account: str, limit: int | None) -> None:
         self.account = account
@@ -218,7 +236,7 @@ class Slots:
         self.busy += amount
         return True
 
-    def settle(self, reserved: int, used: int, at: float, now: float) -> None:
+    def settle(self, reserved: int, used: int, at: float, mark: float, now: float) -> None:
         self.busy -= reserved
         if now > at:
             self._lasted_s += 0.1 * (now - at - self._lasted_s)

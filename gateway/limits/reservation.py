@@ -10,14 +10,21 @@ Amounts = tuple[int, int, int, int]
 
 
 class Reservation:
-    """Held from all accounts until `settle` or `cancel`; whichever comes first counts."""
+    """Held from all accounts until `settle` or `cancel`; whichever comes first counts. `marks` are
+    those of `taken`; None: as they are now."""
 
-    __slots__ = ("_amounts", "_at", "_clock", "_taken")
+    __slots__ = ("_amounts", "_at", "_clock", "_marks", "_taken")
 
     def __init__(
-        self, taken: list[Meter], amounts: Amounts, at: float, clock: Callable[[], float]
+        self,
+        taken: list[Meter],
+        amounts: Amounts,
+        at: float,
+        clock: Callable[[], float],
+        marks: list[float] | None = None,
     ) -> None:
         self._taken = taken
+        self._marks = [meter.mark for meter in taken] if marks is None else marks
         self._amounts = amounts
         self._at = at
         self._clock = clock
@@ -27,6 +34,7 @@ class Reservation:
         for meter in meters:
             meter.take(self._amounts[meter.unit], self._at)
             self._taken.append(meter)
+            self._marks.append(meter.mark)
 
     def settle(self, tokens: int, cost: int) -> None:
         """It has ended and used this much, no more than was reserved: the rest comes back."""
@@ -42,9 +50,9 @@ class Reservation:
             return
         self._taken = []
         amounts, at, now = self._amounts, self._at, self._clock()
-        for meter in taken:
+        for meter, mark in zip(taken, self._marks, strict=True):
             unit = meter.unit
-            meter.settle(amounts[unit], used[unit], at, now)
+            meter.settle(amounts[unit], used[unit], at, mark, now)
 
 
 def amounts_of(tokens: int, cost: int) -> Amounts:

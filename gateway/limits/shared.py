@@ -45,7 +45,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     more: bool = True
     """Whether more ahead is welcome."""
     floor: int = 0
-    """What is known from elsewhere to be used in this window."""
+    """What is used in this window at least, as far as the gateway knows."""
+    seen: int = 0
+    """What was used in this window by all when the gateway was told last. Only for a store that has
+    no counter of it: it has lost its data."""
     lowered: bool = False
     """Whether the limit was a higher one at the last ask: a bucket is at most empty then."""
 
@@ -116,14 +119,16 @@ def decide(
     of the limit. `repeated`: it was answered before."""
     if ask.kind == "concurrent":
         return _decide_slots(leases, instance, ask, now, repeated)
+    lost = counter is None
     counter, leases, over = _current(counter, leases, ask, now)
     dead, others = _parties(leases, instance, now)
     used = counter.used - sum(leases[name].amount for name in dead)
-    kept = 0
+    kept = floor = 0
     if ask.rate or ask.since == counter.since:
         kept = ask.kept
+        floor = max(ask.floor, ask.seen) if lost else ask.floor
         used += _told(ask, leases.get(instance), repeated)
-    used = max(used, 0.0, float(ask.floor))
+    used = max(used, 0.0, float(floor))
     if ask.lowered and ask.rate:
         used = min(used, float(ask.limit))
     granted, spent = _meet(ask, ask.limit - used, repeated)

@@ -95,6 +95,7 @@ class RedisLimits:
             int(ask.more),
             ask.floor,
             int(ask.lowered),
+            ask.seen,
             *ask.needs,
         ]
 

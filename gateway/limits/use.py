@@ -6,27 +6,42 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
+import msgspec
+
 from gateway.limits.refusals import Refusal
 from gateway.limits.windows import window_end, window_start
 from gateway.store.usage import WINDOWS, Spent
 from gateway.tenants import Unit, Window
 
-# All other windows end when an hour does.
-_HOUR: Final = WINDOWS.index("hour")
 _TOTAL: Final = WINDOWS.index("total")
+_HOUR_S: Final = 3600.0
+# Who sets the clock back by less stays in the windows it was in: none is begun twice. By more, the
+# clock was wrong, and they might not end for years.
+_BACK_S: Final = 3600.0
 
 
 class Use:
     """One unit of one account. Counted once for all windows: of each it is only known how much
     there was when it began. A `Meter` without a limit."""
 
-    __slots__ = ("_before", "_held", "_held_before", "_starts", "_used", "account", "kind", "unit")
+    __slots__ = (
+        "_before",
+        "_held",
+        "_held_before",
+        "_starts",
+        "_used",
+        "account",
+        "kind",
+        "mark",
+        "unit",
+    )
 
     def __init__(self, account: str, kind: Unit, unit: int, now: float) -> None:
         self.account = account
         self.kind: str = kind
         self.unit = unit
-        self._starts = _starts(window_start("hour", now))
+        self.mark = window_start("hour", now)
+        self._starts = _starts(self.mark)
         self._used = self._held = 0  # of the used: what requests that run may yet give back
         self._before = [0] * len(WINDOWS)
         self._held_before = [0] * len(WINDOWS)
@@ -36,21 +51,21 @@ class Use:
         return None
 
     def take(self, amount: int, now: float) -> bool:
-        if now - self._starts[_HOUR] >= 3600.0:
+        if not -_BACK_S < now - self.mark < _HOUR_S:
             self._roll(now)
         self._used += amount
         self._held += amount
         return True
 
-    def settle(self, reserved: int, used: int, at: float, now: float) -> None:
-        if now - self._starts[_HOUR] >= 3600.0:
+    def settle(self, reserved: int, used: int, at: float, mark: float, now: float) -> None:
+        if not -_BACK_S < now - self.mark < _HOUR_S:
             self._roll(now)
         back = reserved - used
         self._used -= back
         self._held -= reserved
-        if at < self._starts[_HOUR]:
-            for index, start in enumerate(self._starts):
-                if at < start:  # it was taken from the window before
+        if mark != self.mark:
+            for index, start in enumerate(_starts(mark)):
+                if start != self._starts[index]:  # it was taken from another window
                     self._before[index] -= back
                     self._held_before[index] -= reserved
 
@@ -64,13 +79,20 @@ class Use:
         self.take(0, now)
         return self._held - self._held_before[_PLACES[window]]
 
-    def add(self, window: Window, amount: int) -> None:
-        """There was more use in a window, that this program hasn't seen."""
-        self._before[_PLACES[window]] -= amount
+    def settled(self, window: Window, since: float, now: float) -> int:
+        """What requests that have ended used in the window that began at `since`: none, as far as
+        is known, where that isn't the one that `now` is in."""
+        self.take(0, now)
+        if since != self._starts[_PLACES[window]]:
+            return 0
+        return self.used(window, now) - self.held(window, now)
 
-    def at_least(self, window: Window, settled: int, now: float) -> None:
-        """What requests that have ended used in the window is no less than this."""
-        self.add(window, max(0, settled - self.used(window, now) + self.held(window, now)))
+    def add(self, spent: Spent, now: float) -> None:
+        """There was more use, that this program hasn't seen."""
+        self.take(0, now)
+        place = _PLACES[spent.window]
+        if spent.since == self._starts[place]:
+            self._before[place] -= spent.amount
 
     def ends(self, window: Window) -> float:
         """When the window is over."""
@@ -98,10 +120,13 @@ class Use:
         return True
 
     def learn(self, spent: Spent, now: float) -> None:
-        """`at_least` does."""
+        if spent.unit == self.kind:
+            more = spent.amount - self.settled(spent.window, spent.since, now)
+            self.add(msgspec.structs.replace(spent, amount=max(0, more)), now)
 
     def _roll(self, now: float) -> None:
-        starts = _starts(window_start("hour", now))
+        self.mark = window_start("hour", now)
+        starts = _starts(self.mark)
         for index, start in enumerate(starts):
             if start != self._starts[index]:
                 self._before[index] = self._used

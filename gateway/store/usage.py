@@ -40,12 +40,13 @@ _SIZES = (256, 64, 16, 4, 1)
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """What an account has used in a window that goes on: tokens (prompt and completion), or
-    nano-units of currency."""
+    """What an account has used in the window that began at `since`: tokens (prompt and
+    completion), or nano-units of currency."""
 
     account: str
     unit: Unit
     window: Window
+    since: float
     amount: int
 
 
@@ -101,24 +102,23 @@ def window_start(window: Window, now: float) -> float:
 
 def spent(connection: Connection, windows: Sequence[Window], now: float) -> list[Spent]:
     """What every key and team has used in those of the windows that go on at `now`."""
-    found: dict[tuple[str, Unit, Window], int] = {}
+    found: dict[tuple[str, Unit, Window, float], int] = {}
     tokens = func.sum(ledger.c.prompt_tokens + ledger.c.completion_tokens)
     # Of plain columns SQLite would walk all of their index, rather than the few rows of the time.
     who = [
         func.coalesce(column, literal_column("''")) for column in (ledger.c.key_id, ledger.c.team)
     ]
     for window in dict.fromkeys(windows):
+        since = window_start(window, now)
         query = (
-            select(*who, tokens, func.sum(ledger.c.cost))
-            .where(ledger.c.at >= window_start(window, now))
-            .group_by(*who)
+            select(*who, tokens, func.sum(ledger.c.cost)).where(ledger.c.at >= since).group_by(*who)
         )
         groups: Any = connection.execute(query)
         for key, team, used, cost in groups:
             for account in (key and f"key:{key}", team and f"team:{team}"):
                 if account:
                     for unit, amount in (("tokens", used), ("currency", cost)):
-                        place: Any = account, unit, window
+                        place: Any = account, unit, window, since
                         found[place] = found.get(place, 0) + int(amount)
     return [Spent(*place, amount) for place, amount in found.items() if amount]
 
@@ -127,12 +127,12 @@ def sums(
     connection: Connection,
     by: Sequence[Dimension],
     only: Filter,
-    limit: int,
+    limit: int | None = None,
     offset: int = 0,
 ) -> list[dict[str, Any]]:
     """Requests, tokens and cost of the rows `only` lets through, for each combination of `by`
-    there is, in the order of these. Days are dates, UTC; what a row has none of is None. Raises
-    NotFoundError where there is no such key or team."""
+    there is, in the order of these: at most `limit`, None: all. Days are dates, UTC; what a row has
+    none of is None. Raises NotFoundError where there is no such key or team."""
     _require_named(connection, only)
     parts = [_part(connection, name).label(name) for name in by]
     totals = [func.sum(ledger.c[name]).label(name) for name in SUMMED]

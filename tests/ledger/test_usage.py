@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
+import sqlite3
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,9 +19,19 @@ from sqlalchemy import Connection
 from typer.testing import CliRunner
 
 from gateway.__main__ import app
+from gateway.config import AuthConfig, LedgerConfig
 from gateway.errors import NotFoundError
+from gateway.keys import Pepper, Tenancy
 from gateway.ledger import Ledger, Outcome
-from gateway.protocol.usage import DIMENSIONS, OUTCOMES, as_csv, dimensions, moment, money
+from gateway.protocol.usage import (
+    DIMENSIONS,
+    OUTCOMES,
+    as_csv,
+    dimensions,
+    moment,
+    money,
+    timestamp,
+)
 from gateway.store import usage
 from gateway.store.database import Database
 from gateway.store.tenant_tables import teams, virtual_keys
@@ -157,14 +169,15 @@ async def test_limits_start_from_what_was_used_in_the_windows_that_go_on(
     await fill(ledger, database)
     ledger.record(entry(at=clock.now, key_id="key_1", team="team_a", outcome="lost", cost=1))
     found = set(await ledger.spent(["day", "month"]))
+    day, month = window_start("day", clock.now), window_start("month", clock.now)
     assert found >= {
-        Spent("key:key_1", "tokens", "day", 24),
-        Spent("key:key_1", "currency", "day", 6),
-        Spent("key:key_1", "tokens", "month", 36),
-        Spent("key:key_2", "currency", "month", 10**17 + 1),
-        Spent("team:team_a", "tokens", "day", 24),
-        Spent("team:team_a", "currency", "month", 2 * 10**17 + 8),
-        Spent("team:team_b", "tokens", "day", 12),
+        Spent("key:key_1", "tokens", "day", day, 24),
+        Spent("key:key_1", "currency", "day", day, 6),
+        Spent("key:key_1", "tokens", "month", month, 36),
+        Spent("key:key_2", "currency", "month", month, 10**17 + 1),
+        Spent("team:team_a", "tokens", "day", day, 24),
+        Spent("team:team_a", "currency", "month", month, 2 * 10**17 + 8),
+        Spent("team:team_b", "tokens", "day", day, 12),
     }
     assert not [one for one in found if one.account == "key:key_2" and one.window == "day"]
 
@@ -204,6 +217,8 @@ def test_times_and_groups_are_read_as_people_write_them() -> None:
     assert moment("2027-01-15") == NOON - DAY_S / 2
     assert moment("2027-01-15T14:00+02:00") == NOON
     assert moment(str(int(NOON))) == NOON
+    assert moment("1970-01-01") == 0
+    assert timestamp(moment("9999-12-31T23:59:59")) == "9999-12-31T23:59:59Z"
     assert dimensions("key, day") == ("key", "day")
     assert dimensions("") == dimensions("all") == ()
     for wrong in ("days", "day,day", "all,day"):
@@ -211,10 +226,17 @@ def test_times_and_groups_are_read_as_people_write_them() -> None:
             dimensions(wrong)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["1969-12-31", "0001-01-02", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"],
+)
+def test_a_time_that_no_calendar_has_in_utc_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a time from 1970-01-01 to the end of 9999"):
+        moment(text)
+
+
 @pytest.fixture
 async def url_with_usage(tmp_path: Path, clock: Clock) -> str:
-    from gateway.config import LedgerConfig
-
     database = Database(f"sqlite:///{tmp_path}/state.db")
     ledger = Ledger(LedgerConfig(), database, clock)
     await fill(ledger, database)
@@ -251,6 +273,64 @@ def test_a_table_names_keys_beside_their_ids(url_with_usage: str) -> None:
     assert [group["key"] for group in found["data"]] == ["key_1", "key_2", "key_3", None]
 
 
+def test_a_table_names_a_deleted_team_once(url_with_usage: str) -> None:
+    async def delete() -> None:
+        database = Database(url_with_usage)
+        await Tenancy(database, Pepper(AuthConfig(), database)).delete_team("me", "team_a")
+        await database.close()
+
+    asyncio.run(delete())
+    lines = gateway_usage(url_with_usage, "--by", "team").stdout.splitlines()[1:]
+    assert [line.split()[:-7] for line in lines] == [
+        ["research", "(team_a)"],
+        ["sales", "(team_b)"],
+        ["-"],
+    ]
+
+
+async def fill_many(url: str, callers: int) -> None:
+    database = Database(url)
+    ledger = Ledger(LedgerConfig(), database)
+    for number in range(callers):
+        ledger.record(entry(at=NOON, caller=f"caller-{number:05}", model="tiny"))
+    await ledger.close()
+    await database.close()
+
+
+def test_while_rows_arrive_the_command_tells_each_of_many_groups_once(
+    url_with_usage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(fill_many(url_with_usage, 2500))
+    sums = usage.sums
+
+    def then_one_arrives(connection: Connection, **asked: Any) -> Any:
+        found = sums(connection, **asked)
+        with sqlite3.connect(url_with_usage.removeprefix("sqlite:///")) as other:
+            other.execute(
+                "CREATE TABLE arrived AS SELECT * FROM ledger WHERE caller = 'caller-00000'"
+            )
+            other.execute(
+                "UPDATE arrived SET seq = (SELECT max(seq) + 1 FROM ledger),"
+                " request_id = hex(randomblob(8)), caller = hex(randomblob(8))"
+            )
+            other.execute("INSERT INTO ledger SELECT * FROM arrived")
+            other.execute("DROP TABLE arrived")
+        other.close()
+        return found
+
+    monkeypatch.setattr(usage, "sums", then_one_arrives)
+    found = json.loads(gateway_usage(url_with_usage, "--by", "caller", "--json").stdout)
+    callers = [group["caller"] for group in found["data"]]
+    assert len(callers) == len(set(callers)) == 2501
+    assert not found["has_more"]
+
+
+def test_the_command_looks_back_no_further_than_the_calendar(url_with_usage: str) -> None:
+    words = ("usage", "--set", f"state.url={url_with_usage}", "--until", "1970-01-02", "--json")
+    found = json.loads(CliRunner().invoke(app, words).stdout)
+    assert (found["since"], found["until"]) == ("1970-01-01T00:00:00Z", "1970-01-02T00:00:00Z")
+
+
 def test_the_command_prints_csv_and_json_that_agree(url_with_usage: str) -> None:
     lines = list(csv.DictReader(io.StringIO(gateway_usage(url_with_usage, "--csv").stdout)))
     found = json.loads(gateway_usage(url_with_usage, "--json").stdout)
@@ -279,6 +359,9 @@ def test_the_command_says_where_nothing_is(url_with_usage: str) -> None:
     [
         (["--by", "nobody"], "--by: expected one or more of day"),
         (["--since", "soon"], "--since: expected a date"),
+        (["--since", "99999999d", "--json"], "--since: expected a time from 1970-01-01"),
+        (["--since", "9" * 400 + "d"], "--since: expected a date"),
+        (["--since", "1h", "--until", "0001-01-02"], "--until: expected a time from 1970-01-01"),
         (["--outcome", "x"], "--outcome: expected one of completed, cancelled"),
         (["--csv", "--json"], "exclude one another"),
     ],

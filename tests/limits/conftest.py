@@ -8,7 +8,8 @@ import pytest
 
 from gateway.config import LimitsConfig
 from gateway.limits import Limiter, Reservation
-from gateway.tenants import Account, Budget, Limits
+from gateway.store.usage import Spent, window_start
+from gateway.tenants import Account, Budget, Limits, Window
 
 # Monday, 2027-01-18 08:00:00 UTC.
 MONDAY = 1_800_259_200.0
@@ -73,3 +74,8 @@ def team(
     budgets: tuple[Budget, ...] = (),
 ) -> Account:
     return key(rpm, tpm, concurrent, budgets, "team:t")
+
+
+def spent(account: str, window: Window, tokens: int, at: float = MONDAY) -> Spent:
+    """What the ledger says at a time."""
+    return Spent(account, "tokens", window, window_start(window, at), tokens)

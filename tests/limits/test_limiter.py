@@ -8,9 +8,8 @@ import pytest
 
 from gateway.errors import QuotaExceededError, RateLimitError
 from gateway.limits import Limiter
-from gateway.store.usage import Spent
 from gateway.tenants import NANOS, Budget, Window
-from tests.limits.conftest import Clock, Reserve, key, now, team
+from tests.limits.conftest import Clock, Reserve, key, now, spent, team
 
 
 def at(text: str) -> float:
@@ -39,6 +38,44 @@ def test_what_is_not_used_comes_back(reserve: Reserve) -> None:
     reserve(account, tokens=60)
     with pytest.raises(RateLimitError):
         reserve(account, tokens=1)
+
+
+def test_what_has_been_refilled_meanwhile_does_not_come_back_as_well(
+    reserve: Reserve, clock: Clock
+) -> None:
+    account = key(tpm=600)
+    old = []
+    for _ in range(10):
+        old.append(reserve(account, tokens=600))
+        clock.now += 60
+    reserve(account, tokens=600).settle(600, 0)
+    for one in old:
+        one.settle(0, 0)
+        with pytest.raises(RateLimitError):
+            reserve(account, tokens=1)
+
+
+def test_what_others_took_later_does_not_come_back_with_a_request(
+    reserve: Reserve, clock: Clock
+) -> None:
+    account = key(tpm=600)
+    old = reserve(account, tokens=600)
+    clock.now += 60
+    reserve(account, tokens=500).settle(500, 0)
+    old.settle(0, 0)
+    with pytest.raises(RateLimitError):
+        reserve(account, tokens=101)
+    reserve(account, tokens=100)
+
+
+def test_a_refused_request_takes_nothing_from_what_comes_back(reserve: Reserve) -> None:
+    account, full = key(tpm=100), team(rpm=0)
+    running = reserve(account, tokens=60)
+    for _ in range(5):
+        with pytest.raises(RateLimitError, match="team:t"):
+            reserve(account, full, tokens=40)
+    running.settle(0, 0)
+    reserve(account, tokens=100)
 
 
 def test_a_settled_request_stays_counted_and_a_cancelled_one_does_not(reserve: Reserve) -> None:
@@ -143,6 +180,36 @@ def test_what_comes_back_goes_to_the_window_it_was_taken_from(
     reserve(account, tokens=20)
 
 
+def test_what_comes_back_after_the_clock_was_set_back_goes_to_where_it_was_taken_from(
+    reserve: Reserve, clock: Clock
+) -> None:
+    account = key(budgets=(Budget("tokens", 100, "hour"),))
+    clock.now += 300
+    reserve(account, tokens=10).settle(10, 0)
+    clock.now -= 1800
+    for _ in range(8):
+        reserve(account, tokens=20).settle(10, 0)
+    with pytest.raises(QuotaExceededError):
+        reserve(account, tokens=11)
+    clock.now += 1800 + 3300
+    reserve(account, tokens=100)
+
+
+def test_a_clock_that_was_wrong_by_years_ends_no_window_for_years(
+    reserve: Reserve, clock: Clock
+) -> None:
+    account = key(budgets=(Budget("tokens", 100, "month"),))
+    clock.now += 1e9
+    wrong = reserve(account, tokens=100)
+    clock.now -= 1e9
+    reserve(account, tokens=60).settle(60, 0)
+    wrong.settle(0, 0)
+    with pytest.raises(QuotaExceededError):
+        reserve(account, tokens=41)
+    clock.now += 31 * 86_400
+    reserve(account, tokens=100)
+
+
 def test_money_is_counted_in_its_own_unit(reserve: Reserve) -> None:
     account = key(budgets=(Budget("currency", 2 * NANOS),))
     reserve(account, tokens=10**9, cost=1_500_000_000).settle(5, 1_250_000_000)
@@ -206,9 +273,9 @@ def test_a_clock_that_is_set_back_neither_fills_nor_stops_a_bucket(
 def test_budgets_survive_a_restart(limiter: Limiter, clock: Clock) -> None:
     limiter.restore(
         [
-            Spent("key:k", "tokens", "day", 70),
-            Spent("key:k", "tokens", "month", 1000),
-            Spent("key:other", "tokens", "day", 100),
+            spent("key:k", "day", 70),
+            spent("key:k", "month", 1000),
+            spent("key:other", "day", 100),
         ]
     )
     account = key(budgets=(Budget("tokens", 100, "day"),))
@@ -272,11 +339,30 @@ def test_what_the_ledger_says_later_is_the_least_that_was_used(
         now(limiter, (account,), 20).settle(20, 0)
         now(limiter, (account,), 10)  # runs: the ledger can't know
     for told in (70, 50):
-        limiter.at_least([Spent("key:k", "tokens", "total", told)])
+        limiter.at_least([spent("key:k", "total", told)])
     left = 20 if seen else 30
     with pytest.raises((RateLimitError, QuotaExceededError)):
         now(limiter, (account,), left + 1)
     now(limiter, (account,), left)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_the_ledger_said_of_a_window_that_is_over_is_not_of_the_next(
+    limiter: Limiter, clock: Clock, seen: bool
+) -> None:
+    account = key(budgets=(Budget("tokens", 100, "month"),))
+    clock.now = at("2027-01-31T23:59:59.9")
+    found = spent("key:k", "month", 90, clock.now)
+    clock.now = at("2027-02-01T00:00:00")
+    if seen:
+        now(limiter, (account,), 20).settle(20, 0)
+    limiter.restore([found])
+    limiter.at_least([found])
+    now(limiter, (account,), 80 if seen else 100).settle(0, 0)
+    limiter.at_least([spent("key:k", "month", 70, clock.now), found])
+    now(limiter, (account,), 30)
+    with pytest.raises((RateLimitError, QuotaExceededError)):
+        now(limiter, (account,), 1)
 
 
 def test_what_is_certain_is_refused_before_any_work(limiter: Limiter) -> None:

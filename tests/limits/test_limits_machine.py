@@ -50,17 +50,26 @@ limits = st.builds(
 
 
 @dataclass
+class Taken:
+    """What a request holds, or has used in the end, of the time when it came."""
+
+    at: float
+    requests: int
+    tokens: int
+
+
+@dataclass
 class Running:
     reservation: Reservation
+    taken: Taken
     tokens: int
     cost: int
     places: list[Place]
 
 
 class LimitsMachine(RuleBasedStateMachine):
-    """Keeps its own books of one key and its team: `requests` and `tokens` are what went through,
-    when, refunds negative, since the limits were last edited; `spent` is by unit and window, of all
-    that there could be budgets of."""
+    """Keeps its own books of one key and its team: `taken` since the limits were last edited;
+    `spent` is by unit and window, of all that there could be budgets of."""
 
     running = Bundle("running")
 
@@ -70,8 +79,7 @@ class LimitsMachine(RuleBasedStateMachine):
         self.limiter = Limiter(LimitsConfig(), self.clock)
         self.limits = dict(zip(NAMES, (key, team), strict=True))
         self.alive: list[Running] = []
-        self.requests: list[tuple[float, int]] = []
-        self.tokens: list[tuple[float, int]] = []
+        self.taken: list[Taken] = []
         self.spent: Counter[Place] = Counter()
         self.limiter.headers(self.accounts)
 
@@ -82,7 +90,7 @@ class LimitsMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES), to=limits)
     def edit(self, name: str, to: Limits) -> None:
         self.limits[name] = to
-        self.requests, self.tokens = [], []
+        self.taken = []
         self.limiter.headers(self.accounts)
 
     @rule(seconds=st.sampled_from([0.001, 0.5, 3.0, 59.0, 60.0, 3600.0, 86_400.0, 2_700_000.0]))
@@ -100,9 +108,10 @@ class LimitsMachine(RuleBasedStateMachine):
             return multiple()
         assert isinstance(found, Reservation)
         assert not any(self.lacks_counted(one, tokens, cost) for one in self.accounts)
-        one = Running(found, tokens, cost, self.places())
+        one = Running(found, Taken(self.clock.now, 1, tokens), tokens, cost, self.places())
         self.alive.append(one)
-        self.count(one, 1, tokens, cost)
+        self.taken.append(one.taken)
+        self.count(one, tokens, cost)
         return one
 
     @rule(one=consumes(running), used=st.floats(0, 1))
@@ -110,17 +119,17 @@ class LimitsMachine(RuleBasedStateMachine):
         tokens, cost = int(used * one.tokens), int(used * one.cost)
         one.reservation.settle(tokens, cost)
         self.alive.remove(one)
-        self.count(one, 0, tokens - one.tokens, cost - one.cost)
+        one.taken.tokens = tokens
+        self.count(one, tokens - one.tokens, cost - one.cost)
 
     @rule(one=consumes(running))
     def cancel(self, one: Running) -> None:
         one.reservation.cancel()
         self.alive.remove(one)
-        self.count(one, -1, -one.tokens, -one.cost)
+        one.taken.requests = one.taken.tokens = 0
+        self.count(one, -one.tokens, -one.cost)
 
-    def count(self, one: Running, requests: int, tokens: int, cost: int) -> None:
-        self.requests.append((self.clock.now, requests))
-        self.tokens.append((self.clock.now, tokens))
+    def count(self, one: Running, tokens: int, cost: int) -> None:
         for place in one.places:
             self.spent[place] += tokens if place[1] == "tokens" else cost
 
@@ -159,8 +168,10 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_interval_has_more_than_a_full_bucket_and_its_refill(self) -> None:
+        requests = [(one.at, one.requests) for one in self.taken]
+        tokens = [(one.at, one.tokens) for one in self.taken]
         for limit in self.limits.values():
-            for size, moves in ((limit.rpm, self.requests), (limit.tpm, self.tokens)):
+            for size, moves in ((limit.rpm, requests), (limit.tpm, tokens)):
                 if size is not None:
                     assert most_over(size, moves, self.clock.now) <= ROUNDING
 

@@ -16,8 +16,10 @@ from gateway.errors import APIError, UnavailableError
 from gateway.limits.leased import Leased
 from gateway.limits.leases import Call, Leases
 from gateway.limits.leasing import CALL_TIMEOUT_S
+from gateway.limits.meters import TOKENS
 from gateway.limits.reservation import Reservation, amounts_of
 from gateway.limits.shared import Ask, Counter, Grant, Lease, decide
+from gateway.limits.use import Use
 from gateway.tenants import Budget
 from tests.limits.conftest import MONDAY
 
@@ -51,8 +53,8 @@ class Store:
 @dataclass
 class Held:
     reservation: Reservation
+    meter: Leased
     tokens: int
-    at: float  # the store's time
     window: float
 
 
@@ -66,6 +68,8 @@ class Gateway:
         self.leases = Leases(SHARE, LEASE_S, lambda _urgent: None)
         self.sent: Call | None = None
         self.running: list[Held] = []
+        self.known: Leased | None = None
+        self.use = Use("team:t", "tokens", TOKENS, self.now())
         self.untold = 0  # came back from requests, and the store doesn't know yet
         self.pending: list[tuple[asyncio.Future[Reservation], int]] = []
 
@@ -73,9 +77,18 @@ class Gateway:
         return self.world.now + self.skew
 
     def meter(self) -> Leased:
-        world = self.world
-        budget = BUDGET if world.kind == "tokens:hour" else None
-        return self.leases.meter("team:t", world.kind, world.limit, budget, self.now(), 0)
+        """One and the same, as an account has it until it is forgotten."""
+        if self.known is None:
+            world = self.world
+            budget = BUDGET if world.kind == "tokens:hour" else None
+            self.known = self.leases.meter(
+                "team:t", world.kind, world.limit, budget, self.now(), self.use
+            )
+        return self.known
+
+    def forget(self) -> None:
+        if self.known is not None and self.known.idle(self.now()):
+            self.known = None
 
     def collect(self) -> Iterator[tuple[Reservation, int]]:
         """What was granted to those that waited."""
@@ -112,7 +125,7 @@ class World:
         random = self.random
         which = random.randrange(GATEWAYS)
         moves = [self.reserve, self.settle, self.send, self.answer, self.round_trip]
-        rare = [self.lose, self.crash, self.pass_time]
+        rare = [self.lose, self.crash, self.pass_time, self.forget]
         move = random.choice(rare if random.random() < self.trouble else moves)
         move(which)
         self.check()
@@ -130,12 +143,14 @@ class World:
             self.admitted(gateway, Reservation([meter], amounts, now, gateway.now), tokens)
         elif meter.lack(amounts[meter.unit], now) is None:
             future: asyncio.Future[Reservation] = asyncio.get_running_loop().create_future()
-            gateway.leases.borrow([meter], amounts, now, future)
+            gateway.leases.borrow([meter], amounts, future, now, gateway.now)
             gateway.pending.append((future, tokens))
 
     def admitted(self, gateway: Gateway, reservation: Reservation, tokens: int) -> None:
-        window = gateway.meter().since
-        gateway.running.append(Held(reservation, tokens, self.now, window))
+        meter = gateway.meter()
+        window = meter.since
+        reservation.count([gateway.use])
+        gateway.running.append(Held(reservation, meter, tokens, window))
         self.moves.append((self.now, tokens))
         self.used[window] = self.used.get(window, 0) + tokens
 
@@ -149,13 +164,20 @@ class World:
 
     def settle_one(self, gateway: Gateway, held: Held, used: float) -> None:
         tokens = int(used * held.tokens)
-        meter = gateway.meter()
-        before = meter._back
+        meter = held.meter
+        back, kept = meter._back, meter._held
         held.reservation.settle(tokens, 0)
-        told_later = max(0, meter._back - before)
+        # What the time alone changes moves some from what is kept to what is told of.
+        came_back = max(0, meter._back + meter._held - back - kept)
+        told_later = min(came_back, max(0, meter._back - back))
         gateway.untold += told_later
-        self.moves.append((self.now, tokens - held.tokens + told_later))
+        self.moves.append((self.now, told_later - came_back))
         self.used[held.window] -= held.tokens - tokens
+
+    def end_all(self, which: int) -> None:
+        gateway = self.gateways[which]
+        while gateway.running:
+            self.settle_one(gateway, gateway.running.pop(), 0.5)
 
     def send(self, which: int) -> None:
         gateway = self.gateways[which]
@@ -223,9 +245,19 @@ class World:
         # Who was silent for so long isn't counted on; its requests may run all the same.
         self.lapsed |= any(lease.until <= self.now for lease in self.store.leases.values())
 
+    def forget(self, which: int) -> None:
+        self.gateways[which].forget()
+
     def check(self) -> None:
+        self.what_a_gateway_holds_is_leased()
         self.all_slices_together_are_at_most_one()
         self.no_more_is_used_than_the_limit_and_one_slice()
+
+    def what_a_gateway_holds_is_leased(self) -> None:
+        for gateway in self.gateways:
+            meter = gateway.known
+            if meter is not None and (meter._held or meter._recorded):
+                assert meter in gateway.leases._alive
 
     def all_slices_together_are_at_most_one(self) -> None:
         if not self.slots:
@@ -243,20 +275,26 @@ class World:
 
     def balance(self) -> None:
         """All gateways go: the store knows then what was used."""
-        for gateway in self.gateways:
-            while gateway.running:
-                self.settle_one(gateway, gateway.running.pop(), 0.5)
+        for which in range(GATEWAYS):
+            self.end_all(which)
         for which, gateway in enumerate(self.gateways):
             self.answer(which)
+            self.end_all(which)
             while (call := gateway.leases.call(gateway.now(), closing=True)) is not None:
                 gateway.sent = call
                 self.answer(which)
+                self.end_all(which)
+            assert gateway.name not in self.store.leases or self.is_ahead(gateway)
         counter = self.store.counter
         if self.kind == "tokens:hour" and counter is not None:
             used = self.used.get(counter.since, 0)
             assert counter.used >= used - self.lost
             if self.balanced:
                 assert counter.used == used
+
+    def is_ahead(self, gateway: Gateway) -> bool:
+        """Whether the store is in a window still that this gateway holds nothing of any more."""
+        return self.store.counter is not None and gateway.meter().since > self.store.counter.since
 
 
 def most_over(limit: int, moves: list[tuple[float, int]], now: float) -> float:

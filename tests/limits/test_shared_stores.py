@@ -112,6 +112,14 @@ async def test_a_bucket_is_refilled_by_the_clock_of_the_store(connect: Open) -> 
         left = grant.left
 
 
+async def test_a_store_without_a_counter_begins_where_a_gateway_saw_it_last(connect: Open) -> None:
+    store = await connect()
+    [grant] = await store.lease(1, [ask(floor=10, seen=70, more=False)])
+    assert grant.left == 30
+    [grant] = await store.lease(2, [ask(floor=10, seen=80, back=5, more=False)])
+    assert grant.left == 35
+
+
 async def test_a_window_that_has_not_begun_ends_none(connect: Open) -> None:
     store = await connect()
     now = await store.open()
@@ -121,7 +129,8 @@ async def test_a_window_that_has_not_begun_ends_none(connect: Open) -> None:
     assert early.since == first.since == pytest.approx(now - 100)
     [later] = await store.lease(3, [ask(since=now - 50, until=now + 100, needs=(80,), more=False)])
     assert later.granted == (True,)
-    [old] = await store.lease(4, [ask(since=now - 100, until=now + 50, back=80, more=False)])
+    over = {"since": now - 100, "until": now + 50, "more": False}
+    [old] = await store.lease(4, [ask(**over, back=80, floor=90)])
     assert old.left == 20
 
 
@@ -168,6 +177,7 @@ def _random_ask(random: Random, kind: str, now: float) -> Ask:
         needs=tuple(random.randint(1, 40) for _ in range(random.randint(0, 4))),
         more=random.random() < 0.7,
         floor=random.choice([0, 0, 60]) if window else 0,
+        seen=random.choice([0, 0, 30]) if kind.startswith("tokens") else 0,
         lowered=random.random() < 0.2,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 
@@ -14,9 +15,8 @@ from gateway.limits import Limiter, Reservation, shared_limits
 from gateway.limits.leased import RECHECK_S
 from gateway.limits.shared import Ask, Counter, Grant, Lease, decide
 from gateway.store.database import Database
-from gateway.store.usage import Spent
 from gateway.tenants import Account, Budget
-from tests.limits.conftest import Clock, key, now
+from tests.limits.conftest import Clock, key, now, spent
 
 LEASE_S = 5.0
 
@@ -213,7 +213,7 @@ async def test_closing_gives_everything_back(gateway: Start, kept: Kept) -> None
 
 async def test_what_the_ledger_knows_is_used_even_if_the_store_has_lost_it(gateway: Start) -> None:
     limiter = await gateway("one")
-    limiter.restore([Spent("key:k", "tokens", "month", 900)])
+    limiter.restore([spent("key:k", "month", 900)])
     account = key(budgets=(Budget("tokens", 1000),))
     with pytest.raises(QuotaExceededError):
         await reserve(limiter, account, 101)
@@ -234,9 +234,133 @@ async def test_a_shared_budget_counts_what_the_ledger_says_later(gateway: Start)
     limiter = await gateway("one")
     account = key(budgets=(Budget("tokens", 1000),))
     await reserve(limiter, account, 10)
-    limiter.at_least([Spent("key:k", "tokens", "month", 900)])
+    limiter.at_least([spent("key:k", "month", 900)])
     with pytest.raises((QuotaExceededError, RateLimitError)):
         await reserve(limiter, account, 200)
+
+
+async def test_what_the_ledger_said_of_a_window_that_is_over_is_not_of_the_next_shared_one(
+    gateway: Start, clock: Clock
+) -> None:
+    limiter = await gateway("one")
+    account = key(budgets=(Budget("tokens", 1000, "hour"),))
+    await reserve(limiter, account, 10)
+    found = spent("key:k", "hour", 900)
+    clock.now += 3600
+    limiter.at_least([found])
+    await reserve(limiter, account, 900)
+
+
+async def test_what_ran_before_a_shared_budget_was_given_counts_when_it_has_ended(
+    gateway: Start,
+) -> None:
+    limiter = await gateway("one")
+    running = await reserve(limiter, key(tpm=10_000), 900)
+    account = key(budgets=(Budget("tokens", 1000),))
+    await reserve(limiter, account, 100)
+    running.settle(800, 0)
+    with pytest.raises((QuotaExceededError, RateLimitError)):
+        await reserve(limiter, account, 400)
+
+
+async def test_a_store_that_has_lost_its_data_is_told_what_was_used(
+    gateway: Start, kept: Kept
+) -> None:
+    limiter, other = await gateway("one"), await gateway("other")
+    account = key(budgets=(Budget("tokens", 1000),))
+    (await reserve(other, account, 200)).settle(200, 0)
+    (await reserve(limiter, account, 400)).settle(300, 0)
+    running = await reserve(limiter, account, 300)
+    kept.counters.clear()
+    kept.leases.clear()
+    with pytest.raises((QuotaExceededError, RateLimitError)):
+        await reserve(limiter, account, 300)
+    await reserve(limiter, account, 100)
+    running.settle(300, 0)
+
+
+async def test_a_shared_budget_goes_on_when_a_wrong_clock_is_put_right(kept: Kept) -> None:
+    local = Clock()
+    config = LimitsConfig(share="state", slice=0.2, lease_s=LEASE_S)
+    limiter = Limiter(config, local, kept.connect("one"))
+    await limiter.start()
+    account = key(budgets=(Budget("tokens", 1000, "hour"),))
+    (await reserve(limiter, account, 10)).settle(10, 0)
+    local.now += 1e8
+    with contextlib.suppress(RateLimitError, QuotaExceededError):
+        (await reserve(limiter, account, 10)).cancel()  # the store tells what time it is
+    (await reserve(limiter, account, 100)).settle(100, 0)
+    await limiter.close()
+    assert kept.counters["key:k", "tokens:hour"].used >= 110
+
+
+async def test_what_comes_back_before_anybody_was_asked_is_enough(gateway: Start) -> None:
+    limiter = await gateway("one")
+    account = key(budgets=(Budget("tokens", 1000),))
+    running = [await reserve(limiter, account, 10)]
+    while isinstance(found := limiter.reserve((account,), 10, 0), Reservation):
+        running.append(found)
+    for one in running:
+        one.settle(0, 0)
+    async with asyncio.timeout(1):
+        (await found).cancel()
+
+
+async def idle(limiter: Limiter, clock: Clock) -> None:
+    """Let so much time pass that nothing is held of what nobody uses."""
+    for number in range(4):
+        clock.now += LEASE_S
+        await told(limiter, number)
+
+
+async def told(limiter: Limiter, number: int = 0) -> None:
+    """Wait for a call: it is made for a limit that isn't known yet, and tells of all others."""
+    (await reserve(limiter, key(tpm=1000, name=f"key:{limiter._clock()}:{number}"))).cancel()
+
+
+async def test_slots_that_were_idle_for_long_are_leased_again(gateway: Start, clock: Clock) -> None:
+    one, other = await gateway("one"), await gateway("other")
+    account = key(concurrent=2)
+    (await reserve(one, account)).settle(1, 0)
+    await idle(one, clock)
+    running = [await reserve(one, account), await reserve(one, account)]
+    for _ in range(4):
+        clock.now += LEASE_S / 2
+        await told(one)
+    with pytest.raises(RateLimitError):
+        await reserve(other, account)
+    for one_ in running:
+        one_.settle(1, 0)
+
+
+async def test_what_was_idle_for_long_and_used_again_is_given_back_at_the_end(
+    gateway: Start, kept: Kept, clock: Clock
+) -> None:
+    limiter = await gateway("one")
+    account = key(budgets=(Budget("tokens", 1000, "total"),))
+    (await reserve(limiter, account, 10)).settle(10, 0)
+    await idle(limiter, clock)
+    for tokens in (10, 20, 20):
+        (await reserve(limiter, account, tokens)).settle(tokens, 0)
+    await limiter.close()
+    assert kept.counters["key:k", "tokens:total"].used == 60
+    assert not kept.leases["key:k", "tokens:total"]
+
+
+async def test_what_was_taken_from_a_shared_bucket_long_ago_does_not_come_back(
+    gateway: Start, clock: Clock
+) -> None:
+    limiter = await gateway("one")
+    account = key(tpm=1000)
+    old = []
+    for _ in range(5):
+        old.append(await reserve(limiter, account, 1000))
+        clock.now += 61
+    used = 0
+    for one in old:
+        one.settle(0, 0)
+        used += await admitted(limiter, account, 100, 10)
+    assert used <= 1000
 
 
 async def test_who_calls_one_gateway_after_the_other_always_has_its_slot(
