@@ -5,6 +5,7 @@ A meter's `take` and `settle` are on the path of every request; what explains a 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from math import ceil, inf
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -77,10 +78,10 @@ class Bucket:
 
     What is refilled is what was taken first. What comes back of a reservation is only what of it
     hasn't been refilled yet: else who holds many could use them all again at once. So in no time
-    is more used than a full bucket and what is refilled in it. `mark` is all that was taken so far.
+    is more used than a full bucket and what is refilled in it.
     """
 
-    __slots__ = ("_at", "_rate", "account", "kind", "limit", "mark", "unit", "used")
+    __slots__ = ("_at", "_lots", "_rate", "account", "kind", "limit", "mark", "unit", "used")
 
     def __init__(self, account: str, kind: str, unit: int, limit: int, now: float) -> None:
         self.account = account
@@ -88,34 +89,53 @@ class Bucket:
         self.unit = unit
         self.limit = limit
         self.used = 0.0
-        self.mark = 0.0
+        # All that was ever taken, by which a reservation is known; and what isn't refilled of each.
+        self.mark = 0
+        self._lots: OrderedDict[int, float] = OrderedDict()
         self._rate = limit / MINUTE_S
         self._at = now
 
     def take(self, amount: int, now: float) -> bool:
-        used = self.used
         if now != self._at:
-            if now > self._at:  # a clock that was set back refills nothing
-                used -= (now - self._at) * self._rate
-                if used < 0.0:
-                    used = 0.0
+            if now > self._at and self._lots:  # a clock that was set back refills nothing
+                self._refill((now - self._at) * self._rate)
             self._at = now
-        if used + amount > self.limit and amount:
-            self.used = used
+        if not amount:
+            return True
+        if self.used + amount > self.limit:
             return False
-        self.used = used + amount
+        self.used += amount
         self.mark += amount
+        self._lots[self.mark] = amount
         return True
 
     def settle(self, reserved: int, used: int, at: float, mark: float, now: float) -> None:
-        if reserved == used:
+        if reserved <= used:
             return
         self.take(0, now)
-        later = self.mark - mark
-        back = max(0.0, min(reserved - used, self.used - later))
-        self.used -= back
-        if not later:  # as if it had never been taken: nothing of what was before it is used up
-            self.mark -= back
+        lot = self._lots.get(int(mark), 0.0)
+        left = max(0.0, lot - (reserved - used))
+        self.used -= lot - left
+        if left:
+            self._lots[int(mark)] = left
+        else:
+            self._lots.pop(int(mark), None)
+            self._round()
+
+    def _refill(self, amount: float) -> None:
+        lots = self._lots
+        while lots and amount > 0:
+            mark, lot = lots.popitem(last=False)
+            self.used -= min(lot, amount)
+            if lot > amount:
+                lots[mark] = lot - amount
+                lots.move_to_end(mark, last=False)
+            amount -= lot
+        self._round()
+
+    def _round(self) -> None:
+        if not self._lots:  # what is left are errors of rounding
+            self.used = 0.0
 
     def lack(self, amount: int, now: float) -> Refusal | None:
         self.take(0, now)
@@ -148,7 +168,7 @@ class Bucket:
         self.limit = limit
         self._rate = limit / MINUTE_S
         # A much lower limit would take as much longer to refill what the old one allowed.
-        self.used = min(self.used, float(limit))
+        self._refill(self.used - limit)
         return True
 
     def learn(self, spent: Spent, now: float) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gateway.config import LimitsConfig
 from gateway.errors import QuotaExceededError, RateLimitError
-from gateway.limits import Limiter
+from gateway.limits import Limiter, Reservation
 from gateway.tenants import NANOS, Budget, Window
 from tests.limits.conftest import Clock, Reserve, key, now, spent, team
 
@@ -66,6 +69,18 @@ def test_what_others_took_later_does_not_come_back_with_a_request(
     with pytest.raises(RateLimitError):
         reserve(account, tokens=101)
     reserve(account, tokens=100)
+
+
+@given(order=st.permutations(range(8)))
+def test_what_comes_back_is_the_same_in_whatever_order_requests_end(order: list[int]) -> None:
+    limiter, account = Limiter(LimitsConfig(), lambda: 0.0), key(tpm=1000)
+    running = [limiter.reserve((account,), 120, 0) for _ in range(8)]
+    for number in order:
+        one = running[number]
+        assert isinstance(one, Reservation)
+        one.settle(20, 0)
+    told = dict(limiter.headers((account,)))
+    assert told[b"x-ratelimit-remaining-tokens"] == b"840"
 
 
 def test_a_refused_request_takes_nothing_from_what_comes_back(reserve: Reserve) -> None:
