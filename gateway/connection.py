@@ -72,8 +72,8 @@ class _BoundedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_header_timer()
         self._stop_write_timer()
-        self._stop_flush_timer()
         self._client_gone()
+        self._stop_flush_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -183,7 +183,8 @@ class _BoundedConnection(HttpToolsProtocol):
         return self._discarding or self.transport.is_closing()
 
     def _owes_answer(self) -> bool:
-        return self._answering is not None and not self._answering.response_complete
+        cycle = self._answering
+        return cycle is not None and not (cycle.response_complete or cycle.disconnected)
 
     def _client_gone(self) -> None:
         """uvicorn would tell only the newest of pipelined requests, and only later."""
@@ -193,6 +194,7 @@ class _BoundedConnection(HttpToolsProtocol):
             cycle.message_event.set()
             if self._exchange is not None:
                 self._exchange.gone()
+            self._expect_flush()
 
     def _linger(self) -> None:
         """The answer came before the request's end: let the client read it, then close. Closing
@@ -231,7 +233,14 @@ class _BoundedConnection(HttpToolsProtocol):
             return
         cycle = self._answering
         if cycle is not None and self._owes_answer():
-            if cycle is not self.cycle or cycle.response_started or not cycle.more_body:
+            if not cycle.more_body:
+                # Requests that are whole are answered still.
+                if self.pipeline and self.cycle.more_body:
+                    self.pipeline.popleft()
+                self._discarding = True
+                return
+            if cycle.response_started:
+                self._client_gone()
                 self.transport.close()  # nothing may be written into the answer under way
                 return
             cycle.scope["state"]["status"] = error.status

@@ -110,17 +110,42 @@ async def test_a_body_behind_an_upgrade_offer_is_read(gateway: LiveGateway) -> N
     assert answer["count"]
 
 
-async def test_garbage_behind_a_request_writes_nothing_into_its_answer(
-    start_gateway: StartGateway,
+@pytest.mark.parametrize("behind", [b"\x00garbage\r\n\r\n", b"CONNECT x:1 HTTP/1.1\r\n\r\n"])
+async def test_what_is_wrong_behind_a_request_leaves_its_answer_whole(
+    start_gateway: StartGateway, behind: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", 0.1)
     gateway = await start_gateway(**{"engine.simulated.step_ms": 20})
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(request_bytes({**LONG, "stream": True}))
+    writer.write(request_bytes({**LONG, "stream": True, "max_tokens": 10}))
     await reader.readuntil(b"data: ")
-    writer.write(b"\x00garbage\r\n\r\n")
-    assert b"HTTP/1.1 400" not in await reader.read()
-    await gateway.idle()
+    writer.write(behind)
+    async with asyncio.timeout(5):
+        rest = await reader.read()
+    assert b"HTTP/1.1 400" not in rest
+    assert b"data: [DONE]" in rest
     writer.close()
+
+
+@pytest.mark.parametrize("end", ["half closed", "a bad chunk"])
+async def test_who_takes_nothing_of_an_answer_cut_short_is_cut_off(
+    start_gateway: StartGateway, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", 0.1)
+    gateway = await start_gateway(**{"server.write_timeout_s": 0.3, "server.body_timeout_s": 60})
+    client = deaf(gateway)
+    async with asyncio.timeout(5):
+        await fill(gateway, client)
+        if end == "half closed":
+            client.sendall(request_bytes({**LONG, "stream": True}))
+            client.shutdown(socket.SHUT_WR)
+        else:
+            client.sendall(b"POST /tokenize HTTP/1.1\r\nhost: x\r\n")
+            client.sendall(b"content-type: application/json\r\n")
+            client.sendall(b"transfer-encoding: chunked\r\n\r\nxyz\r\n")
+        while gateway.connections:
+            await asyncio.sleep(0.01)
+    client.close()
 
 
 async def test_a_hang_up_with_a_pipelined_request_behind_it_aborts_the_first(
@@ -243,19 +268,35 @@ async def test_a_hang_up_behind_a_large_pipelined_body_aborts_the_first(
         await gateway.idle()
 
 
-async def test_who_takes_nothing_of_what_is_left_of_an_answer_is_cut_off(
-    start_gateway: StartGateway,
-) -> None:
-    gateway = await start_gateway(**{"server.write_timeout_s": 0.3, "server.keep_alive_s": 0.3})
+def deaf(gateway: LiveGateway) -> socket.socket:
+    """A client that reads nothing, and for which the kernel keeps little."""
     gateway.serving._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", gateway.port))
-    # Too much for the kernel to hold, and too little for the server to wait with the next.
-    client.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" * connection.MAX_PIPELINED)
+    return client
+
+
+def left(gateway: LiveGateway) -> int:
+    """Bytes that are to be written still."""
+    return sum(one.transport.get_write_buffer_size() for one in protocols(gateway))
+
+
+async def fill(gateway: LiveGateway, client: socket.socket) -> None:
+    """Ask for too much for the kernel to hold, and too little for the server to be held up."""
+    while not left(gateway):
+        client.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.sleep(0.01)
+    assert left(gateway) < 65_536
+
+
+async def test_who_takes_nothing_of_what_is_left_of_an_answer_is_cut_off(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"server.write_timeout_s": 0.3, "server.keep_alive_s": 60})
+    client = deaf(gateway)
     async with asyncio.timeout(5):
-        while not gateway.connections:
-            await asyncio.sleep(0.01)
+        await fill(gateway, client)
         while gateway.connections:
             await asyncio.sleep(0.01)
     client.close()
