@@ -128,7 +128,11 @@ class ResponsesEndpoint:
         room, owner = self._room, who.owner
         deployment = resolve(room, who, body.model)
         entry.model = deployment.name
+        room.lifecycle.require_open()
         engine = deployment.engine()
+        # Recalling and rendering may take long, and come before the call is admitted: who would be
+        # refused then has to be refused before them. Nothing is taken of the limits yet.
+        room.limiter.check(who.accounts)
         context = await recall(room.store, owner, body)
         sampling = body.options()
         if body.truncation == "auto":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from engine.base import ContextLengthError, Engine, InvalidPromptError
 from engine.checks import completion_room
 from gateway.protocol.responses import InputBody
-from gateway.responses.history import Item, later, messages
+from gateway.responses.history import Item, later, messages, most_dropped
 from gateway.turn import Turn, plan
 
 
@@ -32,15 +32,17 @@ async def fitted_turn(
     """The same with as many of the oldest items left out as have to be, to make room for
     `max_tokens`, or for one.
 
-    Cut before one of the user's turns rather than within the last one. Where even the last item is
-    too long nothing is left out, and the engine will refuse it.
+    Cut before one of the user's turns rather than within the last one. A message, or a call with
+    its output, is always kept: where even the last of them is too long nothing is left out, and the
+    engine will refuse it.
     """
     whole = turn(engine, body, items)
     if await _fits(engine, whole, max_tokens):
         return whole
     asked = [place for place in range(1, len(items)) if _is_asked(items[place])]
     last = asked[-1] if asked else 0
-    for places in (asked, range(last + 1, len(items))):
+    # Beyond that nothing is left to answer: it would fit, and be no answer to what was asked.
+    for places in (asked, range(last + 1, most_dropped(items) + 1)):
         found = await _first(
             places, lambda place: turn(engine, body, later(items, place)), engine, max_tokens
         )

@@ -45,16 +45,38 @@ def messages(items: Sequence[Item], instructions: str | None = None) -> list[Cha
 
 def later(items: Sequence[Item], dropped: int) -> list[Item]:
     """`items` without the first `dropped`, and without the outputs of calls that went with them."""
-    kept = items[dropped:]
-    called = {item["call_id"] for item in kept if item["type"] == "function_call"}
-    return [
-        item for item in kept if item["type"] != "function_call_output" or item["call_id"] in called
-    ]
+    kept: list[Item] = []
+    called: set[str] = set()
+    for item in items[dropped:]:
+        if item["type"] == "function_call":
+            called.add(item["call_id"])
+        # A call after it may have the same id: an output answers what is in front of it.
+        if item["type"] != "function_call_output" or item["call_id"] in called:
+            kept.append(item)
+    return kept
+
+
+def most_dropped(items: Sequence[Item]) -> int:
+    """The most that `later` can drop so that a message, or a call with its output, is left."""
+    answered = _answered(items)
+    return max(
+        (
+            place
+            for place, item in enumerate(items)
+            if item["type"] == "message"
+            or (item["type"] == "function_call" and item["call_id"] in answered)
+        ),
+        default=0,
+    )
+
+
+def _answered(items: Sequence[Item]) -> set[str]:
+    return {item["call_id"] for item in items if item["type"] == "function_call_output"}
 
 
 def _without_unfinished_calls(items: Sequence[Item]) -> list[Item]:
     """A call that was cut short is none, unless it was answered all the same."""
-    answered = {item["call_id"] for item in items if item["type"] == "function_call_output"}
+    answered = _answered(items)
     return [
         item
         for item in items

@@ -7,8 +7,11 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.responses.context import recall
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
 from tests.gateway.responding import CALL, OTHER, TOOLS, get, made, respond, speaking, text_of
+from tests.gateway.test_accounts import rows
+from tests.gateway.test_limits import ADMINISTRATED, key
 from tests.gateway.test_stored import KEYS
 
 SPOKEN = "The quick brown fox jumps over the lazy dog."
@@ -298,6 +301,68 @@ async def test_what_cannot_be_served_is_refused_with_its_name(gateway: LiveGatew
             assert error["type"] == "invalid_request_error"
             assert code in (None, error["code"]), answer
     await gateway.idle()
+
+
+def watched(gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is recalled and rendered from now on, as it happens."""
+    found: list[str] = []
+    render = gateway.engine.render
+
+    async def recalling(*args: Any) -> Any:
+        found.append("recall")
+        return await recall(*args)
+
+    async def rendering(*args: Any) -> Any:
+        found.append("render")
+        return await render(*args)
+
+    monkeypatch.setattr("gateway.api.responses.recall", recalling)
+    monkeypatch.setattr(gateway.engine, "render", rendering)
+    return found
+
+
+COSTLY: list[dict[str, Any]] = [{"truncation": "auto"}, {"background": True}]
+
+
+@pytest.mark.parametrize("fields", COSTLY)
+async def test_nothing_is_recalled_or_rendered_for_who_is_beyond_a_limit(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    gateway = await start_gateway(**ADMINISTRATED)
+    who = await key(gateway, rpm=1)
+    body = {"model": MODEL, "input": "Hi", **fields}
+    status, first = await gateway.post("/v1/responses", body, headers=who)
+    assert status == 200
+    await gateway.idle()
+    done = watched(gateway, monkeypatch)
+    body["previous_response_id"] = first["id"]
+    status, answer = await gateway.post("/v1/responses", body, headers=who)
+    assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert done == []
+    refused = (await rows(gateway))[-1]
+    assert (refused.outcome, refused.status, refused.model) == ("rejected", 429, MODEL)
+
+
+@pytest.mark.parametrize("fields", COSTLY)
+async def test_a_response_is_one_request_of_its_key(
+    start_gateway: StartGateway, fields: dict[str, Any]
+) -> None:
+    gateway = await start_gateway(**ADMINISTRATED)
+    who = await key(gateway, rpm=2)
+    body = {"model": MODEL, "input": "Hi", **fields}
+    found = [(await gateway.post("/v1/responses", body, headers=who))[0] for _ in range(3)]
+    assert found == [200, 200, 429]
+
+
+async def test_nothing_is_recalled_or_rendered_while_the_server_drains(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = watched(gateway, monkeypatch)
+    gateway.services.lifecycle.begin_drain()
+    for fields in COSTLY:
+        status, answer = await respond(gateway, **fields)
+        assert (status, answer["error"]["code"]) == (503, "server_draining")
+    assert done == []
 
 
 async def test_a_synchronous_response_can_not_be_cancelled(gateway: LiveGateway) -> None:

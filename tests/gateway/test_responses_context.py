@@ -11,7 +11,7 @@ from engine.base import ChatMessage, ToolCall
 from engine.structure import check_tool_parameters
 from gateway.errors import InvalidRequestError
 from gateway.protocol import tools as wire_tools
-from gateway.responses.history import messages
+from gateway.responses.history import later, messages, most_dropped
 from gateway.store import conversations as stored_conversations
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
 from tests.gateway.responding import (
@@ -195,6 +195,65 @@ async def test_the_oldest_items_make_room_where_truncation_is_automatic(
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
     items = (await get(gateway, f"{cut['id']}/input_items"))[1]["data"]
     assert len(items) == len(long)
+
+
+USER = {"role": "user", "content": "a" * 10}
+LONG_USER = {"role": "user", "content": "a" * 100}
+THOUGHT = {"type": "reasoning", "summary": []}
+
+
+async def test_what_is_left_of_a_turn_that_is_cut_is_a_call_with_its_output(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"engine.max_model_len": 100})
+    kept = [call("c"), output("c"), THOUGHT]
+    alone = await made(gateway, input=kept)
+    cut = await made(gateway, input=[LONG_USER, *kept], truncation="auto")
+    assert input_tokens(cut) == input_tokens(alone)
+
+
+@pytest.mark.parametrize("instructions", ["Be kind.", None])
+async def test_nothing_is_left_out_where_too_little_would_be_left_to_answer(
+    start_gateway: StartGateway, instructions: str | None
+) -> None:
+    gateway = await start_gateway(**{"engine.max_model_len": 100})
+    cases = [
+        [USER, call("c"), {**output("c"), "output": "z" * 90}],
+        [USER, call("c"), {**output("c"), "output": "z" * 90}, THOUGHT],
+        [LONG_USER, THOUGHT],
+        [LONG_USER, call("c", "incomplete")],
+    ]
+    for items in cases:
+        status, answer = await respond(
+            gateway, input=items, instructions=instructions, truncation="auto"
+        )
+        assert (status, answer["error"]["code"]) == (400, "context_length_exceeded"), items
+
+
+def test_an_output_goes_with_its_call_also_where_a_later_call_has_its_id() -> None:
+    again = [call("a"), {**output("a"), "output": "again"}]
+    items = [call("a"), output("a"), *again]
+    assert [later(items, place) for place in range(3)] == [items, again, again]
+
+
+def test_most_is_dropped_where_one_more_would_leave_nothing_to_answer() -> None:
+    cases = [
+        [],
+        [words("user", "Hi")],
+        [words("user", "Hi"), thought("Hm.")],
+        [words("user", "Hi"), call("a"), output("a"), thought("Hm.")],
+        [words("user", "Hi"), call("a"), call("b"), output("a"), output("b")],
+        [words("user", "Hi"), call("a"), output("a"), words("user", "Go on")],
+        [call("a"), output("a"), call("b", "incomplete"), thought("Hm.")],
+        [words("user", "Hi"), call("a"), output("a"), call("a"), output("a")],
+    ]
+    for items in cases:
+        left = [
+            any(item["type"] in ("message", "function_call_output") for item in later(items, place))
+            for place in range(len(items) + 1)
+        ]
+        most = most_dropped(items)
+        assert left == [place <= most and bool(items) for place in range(len(left))], items
 
 
 def call(name: str, status: str = "completed") -> dict[str, Any]:
