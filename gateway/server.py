@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_DEAD, EXIT_KILLED = 0, 1, 3, 130
 _GC_THRESHOLDS = 20_000, 20, 50
 _INTERRUPTED_S = 5.0
+_TOLD_S = 1.0
 _CLOSE_CONNECTIONS_S = 5
 
 
@@ -121,8 +122,7 @@ class Serving:
             await asyncio.gather(loading, return_exceptions=True)
             await self._drain()
             await self.services.background.close()
-            for task in list(server.server_state.tasks):
-                task.cancel()  # uploads that hold no permit, clients that don't read
+            await self._cancel_tasks()
             server.should_exit = True
             await accepting
             watching.cancel()
@@ -170,6 +170,17 @@ class Serving:
             self.services.poolings.interrupt_all()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(admission.idle(), _INTERRUPTED_S)
+
+    async def _cancel_tasks(self) -> None:
+        """End what holds no permit: uploads, clients that don't read. Each is told so once, also a
+        request whose turn on its connection comes only now."""
+        tasks, told = self._server.server_state.tasks, set[asyncio.Task[None]]()
+        while new := tasks - told:
+            await asyncio.sleep(0)  # who is cancelled before it has begun can't answer
+            for task in new:
+                task.cancel()
+            told |= new
+            await asyncio.wait(new, timeout=_TOLD_S)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -376,3 +376,17 @@ async def test_the_connections_own_errors_speak_the_language_of_their_path(
     sent = b"POST /v1/messages HTTP/1.1\r\nx: " + b"a" * 5000 + b"\r\n\r\n"
     status, answer = await exchange(gateway, sent)
     assert (status, answer["type"]) == (431, "error")
+
+
+async def test_a_shutdown_answers_what_was_pipelined(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(**{"engine.simulated.step_ms": 20})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    asked = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    writer.write(request_bytes({**LONG, "max_tokens": 10}) + asked * 5)
+    await running(gateway, 1)
+    gateway.serving.stop()
+    async with asyncio.timeout(4):  # uvicorn would wait for 5 s
+        answers = (await reader.read()).count(b"HTTP/1.1 ")
+        assert await gateway.task == 0
+    assert answers == 6
+    writer.close()
