@@ -9,11 +9,13 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class ReasoningTags:
-    """What a model writes before and after its reasoning; `end_id` where that is one token."""
+    """What a model writes before and after its reasoning; `end_id` where that is one token.
+    `special`: control tokens have to be part of the text for one of them to be seen."""
 
     start: str
     end: str
     end_id: int | None = None
+    special: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ finder reads whole answers and streams, so both say the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -18,6 +18,8 @@ _SAYS_TYPE: Final = frozenset(
     ("type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const")
 )
 _SPACE: Final = " \t\r\n"
+# A model that has written so many calls nobody can read is not going to write others.
+MAX_BROKEN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +91,40 @@ class FreeCalls:
     """Implements `ToolFinder` for a model that may write calls in its own syntax.
 
     From a call's start on, text is held until the call is complete. What turns out to be none is
-    content after all. However long that takes, each piece is looked at once. Unless `parallel`,
-    only the first call is told.
+    content after all, and so are calls of anything but `names`, where those are given; after
+    `MAX_BROKEN` of them everything is. However long that takes, each piece is looked at once.
+    Unless `parallel`, only the first call is told.
     """
 
-    __slots__ = ("_call", "_called", "_held", "_inside", "_parallel", "_said", "_space", "_syntax")
+    __slots__ = (
+        "_at",
+        "_broken",
+        "_call",
+        "_called",
+        "_held",
+        "_inside",
+        "_names",
+        "_parallel",
+        "_said",
+        "_space",
+        "_syntax",
+    )
 
-    def __init__(self, syntax: ToolSyntax, *, parallel: bool = True) -> None:
+    def __init__(
+        self,
+        syntax: ToolSyntax,
+        *,
+        names: Collection[str] | None = None,
+        parallel: bool = True,
+    ) -> None:
         self._syntax = syntax
+        self._names = names
         self._parallel = parallel
+        self._broken = 0
         # What may be the beginning of a mark, and what came before it of the call that has begun.
         self._held = ""
+        # How far a push has come in what is held, which is cut once: a piece may hold many calls.
+        self._at = 0
         self._call: list[str] = []
         self._inside = False
         self._said = False
@@ -112,6 +137,7 @@ class FreeCalls:
         found: list[Piece] = []
         while self._step(found):
             pass
+        self._held, self._at = self._held[self._at :], 0
         return found
 
     def finish(self) -> Sequence[Piece]:
@@ -127,37 +153,38 @@ class FreeCalls:
         """Go on to the next start or end of a call; False where there is none yet."""
         if not self._inside:
             begin, sure = self._next_start()
-            found += self._content(self._held[:sure])
-            self._held = self._held[sure:]
+            found += self._content(self._held[self._at : sure])
+            self._at = sure
             self._inside = begin is not None
             return self._inside
-        held, end = self._held, self._syntax.end
-        at = held.find(end) if end is not None else -1
+        held, begin, end = self._held, self._at, self._syntax.end
+        at = held.find(end, begin) if end is not None else -1
         if end is None or at < 0:
-            sure = len(held) - (_overlap(held, end) if end is not None else 0)
-            self._call.append(held[:sure])
-            self._held = held[sure:]
+            self._at = len(held) - (_overlap(held, end, begin) if end is not None else 0)
+            self._call.append(held[begin : self._at])
             return False
-        self._held = held[at + len(end) :]
-        found += self._read(held[: at + len(end)])
+        self._at = at + len(end)
+        found += self._read(held[begin : self._at])
         return True
 
     def _next_start(self) -> tuple[int | None, int]:
-        """Where a call begins, if one does, and how much text before it is certainly none."""
+        """Where a call begins, if one does, and up to where the text is certainly none."""
         held, starts = self._held, self._syntax.starts
+        if self._broken >= MAX_BROKEN:
+            return None, len(held)
         if self._syntax.leads:
-            lead = len(held) - len(held.lstrip(_SPACE))
             if self._said or self._called:
                 return None, len(held)
-            rest = held[lead:]
+            rest = held[self._at :].lstrip(_SPACE)
+            lead = len(held) - len(rest)
             if any(rest.startswith(start) for start in starts):
                 return lead, lead
             maybe = rest and any(start.startswith(rest) for start in starts)
-            return None, 0 if maybe else len(held)
-        begins = [at for at in (held.find(start) for start in starts) if at >= 0]
+            return None, self._at if maybe else len(held)
+        begins = [at for at in (held.find(start, self._at) for start in starts) if at >= 0]
         if begins:
             return min(begins), min(begins)
-        return None, len(held) - max(_overlap(held, start) for start in starts)
+        return None, len(held) - max(_overlap(held, start, self._at) for start in starts)
 
     def _content(self, text: str) -> list[Piece]:
         if not text:
@@ -176,7 +203,9 @@ class FreeCalls:
         text = "".join([*self._call, rest])
         self._call, self._inside = [], False
         calls = self._syntax.calls(text)
-        if not calls:
+        offered = self._names is None or all(name in self._names for name, _ in calls)
+        if not calls or not offered:
+            self._broken += 1
             return self._content(text)
         if not self._parallel:
             calls = [] if self._called else calls[:1]
@@ -340,9 +369,9 @@ def _dumped(schema: Any) -> str:
     return json.dumps(schema, ensure_ascii=False)
 
 
-def _overlap(text: str, marker: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `marker`."""
-    for length in range(min(len(marker) - 1, len(text)), 0, -1):
+def _overlap(text: str, marker: str, begin: int) -> int:
+    """How many characters at the end of `text`, from `begin`, may be the beginning of `marker`."""
+    for length in range(min(len(marker) - 1, len(text) - begin), 0, -1):
         if text.endswith(marker[:length]):
             return length
     return 0

@@ -42,7 +42,7 @@ _SPACES: Final = 2
 # What vLLM's own expression, which takes time by the square of a text's length, can match at all.
 _PYTHONIC: Final = re.compile(r"(?:<\|python_start\|>)?\[[a-zA-Z]\w*\(")
 # No tool's name is longer, so nothing longer is one.
-MAX_NAME: Final = 64
+MAX_NAME: Final = 128
 # What a chat template says of the syntax it teaches; the first that fits.
 _TAUGHT: Final = (
     ("[TOOL_CALLS]", "mistral"),
@@ -96,8 +96,13 @@ class VLLMToolSyntax:
         special = set(tokenizer.all_special_tokens)
         self.spoken = name not in _WHERE or any(start in special for start in self.starts)
         parser(tokenizer, None)  # complains where the tokenizer lacks what it needs
+        # From here on parsers would log a traceback of each text they can't read, and one answer
+        # may hold thousands of those.
+        logging.getLogger("vllm.tool_parsers").setLevel(logging.CRITICAL)
 
     def calls(self, text: str) -> Sequence[tuple[str, str]]:
+        if self.name == "hermes" and "{" not in text:
+            return ()
         if self.leads and self.name.endswith("pythonic") and not _PYTHONIC.match(text):
             return ()
         # It keeps the state of one answer, and reads only the tools of the request.
@@ -164,14 +169,25 @@ def _function(tool: Tool) -> dict[str, Any]:
 
 
 def _object(arguments: str) -> str | None:
-    """`arguments` as an object's JSON text: some models write it as a string within."""
+    """`arguments` as an object's JSON text, which can be encoded: some models write it as a string
+    within."""
     try:
         value = json.loads(arguments)
         if isinstance(value, str):
             arguments, value = value, json.loads(value)
+        arguments = _encodable(arguments, value)
     except (ValueError, RecursionError):
         return None
     return arguments if isinstance(value, dict) else None
+
+
+def _encodable(text: str, value: Any) -> str:
+    """`text`, the JSON of `value`. Half a surrogate pair, as parsers unescape it, is escaped."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
 
 
 def reasoning_of(parser: str, tokenizer: Any) -> ReasoningTags | None:
@@ -199,4 +215,5 @@ def reasoning_of(parser: str, tokenizer: Any) -> ReasoningTags | None:
             "is all that is supported"
         )
     ids = tokenizer.encode(end, add_special_tokens=False)
-    return ReasoningTags(start, end, ids[0] if len(ids) == 1 else None)
+    special = not {start, end}.isdisjoint(tokenizer.all_special_tokens)
+    return ReasoningTags(start, end, ids[0] if len(ids) == 1 else None, special)

@@ -47,7 +47,8 @@ class ToolChoice:
 
 class Turn(msgspec.Struct, frozen=True):
     """`structure` is what the completion is held to; where the engine has no grammar for it,
-    `loose` takes its place, if there is one."""
+    `loose` takes its place, if there is one. `spoken`: control tokens have to be part of its text
+    for it to be read."""
 
     conversation: Conversation
     form: Form
@@ -78,9 +79,11 @@ def plan(
     tags = engine.reasoning_tags
     if structure is not None:
         tags = None  # A grammar leaves no room to think.
+    spoken = tags is not None and tags.special
     if not tools and choice is None:
         conversation = Conversation(messages, reasoning_effort=reasoning_effort)
-        return Turn(conversation, PLAIN if tags is None else Form(tags=tags), structure)
+        form = PLAIN if tags is None else Form(tags=tags)
+        return Turn(conversation, form, structure, spoken=spoken)
     offered = _offered(tools, choice)
     mode = (choice or ToolChoice()).mode if offered else "none"
     conversation = Conversation(
@@ -89,7 +92,7 @@ def plan(
     syntax = engine.tool_syntax
     form = Form(tags=tags, short_ids=syntax is not None and syntax.name == "mistral")
     if mode == "none":
-        return Turn(conversation, form, structure)
+        return Turn(conversation, form, structure, spoken=spoken)
     if mode == "required":
         return _forced(conversation, form, offered, choice, parallel)
     if syntax is None:
@@ -98,12 +101,13 @@ def plan(
             "'required', to a function, or to 'none' (the server's engine.tool_parser names one).",
             "tool_choice",
         )
+    names = frozenset(tool.name for tool in offered)
     return Turn(
         conversation,
-        replace(form, finder=partial(FreeCalls, syntax, parallel=parallel)),
+        replace(form, finder=partial(FreeCalls, syntax, names=names, parallel=parallel)),
         structure=syntax.structure(offered, parallel=parallel, otherwise=structure),
         loose=None if any(tool.strict for tool in offered) else structure,
-        spoken=syntax.spoken,
+        spoken=spoken or syntax.spoken,
     )
 
 

@@ -99,10 +99,11 @@ class InputBody(WireModel):
     @cached_property
     def offered_tools(self) -> tuple[Tool, ...]:
         """Raises InvalidPromptError where they can't be used."""
+        tools = self.tools or ()
         forced = self.choice().mode == "required"
-        return checked_tools(
-            [tool.tool(forced=forced) for tool in self.tools or ()], "tools[{}].parameters"
-        )
+        checked = checked_tools([tool.tool(forced=True) for tool in tools], "tools[{}].parameters")
+        # Whether a schema can be kept to takes long to find out: only of what isn't too large.
+        return checked if forced else tuple(tool.tool(forced=False) for tool in tools)
 
 
 class CreateResponse(InputBody, GenerationBody):

@@ -153,7 +153,10 @@ class Run:
         except Exception as problem:
             logger.exception("the background response %s could not be ended as it was", self.id)
             # Nothing of its output: that may be what can't be stored.
-            await self._put(stored, states.failed(self._opening, as_api_error(problem)))
+            error = as_api_error(problem)
+            kept = await self._put(stored, self._answer.fail(error, bare=True))
+            if kept and self.told.log is not None:
+                self._answer.failed(error, bare=True)
 
     async def _made(self, stored: StoredResponses, keep: Keep) -> APIError | None:
         """Generate; returns what went wrong."""

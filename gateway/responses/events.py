@@ -6,7 +6,8 @@ the last one. Source: the OpenAI API reference, "Streaming events".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from engine.base import Prompt, TokenDelta
 from gateway.answers import encode
@@ -86,8 +87,9 @@ class ResponseAnswer:
         final = self.end((), usage)
         return self._written([_lifecycle(final["status"], final)])
 
-    def failed(self, error: APIError) -> bytes:
-        opening, final = self.start(), self.fail(error)
+    def failed(self, error: APIError, *, bare: bool = False) -> bytes:
+        """`bare`: nothing of the output is told again, as in `fail`."""
+        opening, final = self.start(), self.fail(error, bare=bare)
         told = {"code": error.code, "message": error.message, "param": error.param}
         return opening + self._written([{"type": "error", **told}, _lifecycle("failed", final)])
 
@@ -124,15 +126,25 @@ class ResponseAnswer:
             )
         return self._final
 
-    def fail(self, error: APIError) -> Response:
-        """The response, ended by `error`."""
-        self._final = states.failed(self._opening, error, self._output.so_far())
+    def fail(self, error: APIError, *, bare: bool = False) -> Response:
+        """The response, ended by `error`; `bare`: without its output."""
+        self._final = states.failed(self._opening, error, () if bare else self._so_far())
         return self._final
 
     def cancel(self) -> Response:
         """The response, ended where it stands. There is no event for that."""
-        self._final = states.cancelled(self._opening, self._output.so_far())
+        self._final = states.cancelled(self._opening, self._so_far())
         return self._final
+
+    def _so_far(self) -> Sequence[Mapping[str, Any]]:
+        """The output as far as it has come; none where it is what can't be encoded: an end is told
+        and stored whatever has led to it."""
+        output = self._output.so_far()
+        try:
+            encode(output)
+        except UnicodeEncodeError:
+            return ()
+        return output
 
     def _say(self, form: bytes, text: str) -> bytes:
         if not text:
@@ -153,10 +165,11 @@ class ResponseAnswer:
 
     def _written(self, events: Iterable[Event]) -> bytes:
         written = []
-        for event in events:
-            numbered = {"type": event["type"], "sequence_number": self._sequence} | event
+        for number, event in enumerate(events, self._sequence):
+            numbered = {"type": event["type"], "sequence_number": number} | event
             written.append(b"event: %b\ndata: %b\n\n" % (event["type"].encode(), encode(numbered)))
-            self._sequence += 1
+        # Only now, as all of them could be encoded: those that are told are numbered without a gap.
+        self._sequence += len(written)
         if self._log is not None:
             self._log += written
         return b"".join(written)

@@ -418,6 +418,11 @@ async def test_an_end_that_can_not_be_stored_at_all_is_a_failure(
     assert (response["status"], response["output"]) == ("failed", [])
     assert response["error"]["code"] == "server_error"
     await retired(gateway, queued["id"])
+    stream = await events(gateway, background=True)
+    assert [event["type"] for event in stream[-2:]] == ["error", "response.failed"]
+    failed = checked(stream[-1]["response"])
+    assert (failed["status"], failed["output"]) == ("failed", [])
+    assert await get(gateway, failed["id"]) == (200, failed)
 
 
 async def test_a_shutdown_does_not_wait_for_a_database_that_fails(

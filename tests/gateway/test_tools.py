@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.base import Tool
-from engine.scripted import SCRIPTED_CALLS
+from engine.base import InvalidPromptError, Tool
+from engine.scripted import SCRIPTED_CALLS, ScriptedCalls
+from engine.structure import check_tool_parameters
 from engine.tools import (
+    MAX_BROKEN,
     CallArguments,
     CallBegun,
     FreeCalls,
@@ -21,6 +24,8 @@ from engine.tools import (
     RequiredCalls,
     named_structure,
 )
+from gateway.protocol import response_parts
+from gateway.protocol.responses import CreateResponse
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
 
 TOOLS: Any = [
@@ -243,6 +248,65 @@ def test_what_is_held_for_long_is_looked_at_once() -> None:
     found += [piece for _ in range(pieces) for piece in finder.push("</tool>")]
     found += finder.push('"}}</tool_call>')
     assert found == [CallBegun("time"), CallArguments(json.dumps({"at": "</tool>" * pieces}))]
+
+
+class Calling(ScriptedCalls):
+    """Takes anything for a call, and counts."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def calls(self, text: str) -> Sequence[tuple[str, str]]:
+        self.asked += 1
+        return [("time", "{}")]
+
+
+def test_many_calls_in_one_piece_are_each_looked_at_once() -> None:
+    syntax, number = Calling(), 200_000
+    finder = FreeCalls(syntax)
+    found = [*finder.push(f"{OTHER}\n" * number), *finder.finish()]
+    assert found == [CallBegun("time"), CallArguments("{}")] * number
+    assert syntax.asked == number
+
+
+@given(pieces_of, st.lists(st.integers(0, 1000), max_size=8))
+def test_a_call_of_what_is_not_offered_is_content(text: str, cuts: list[int]) -> None:
+    found = read(FreeCalls(SCRIPTED_CALLS, names={"time"}), text, cuts)
+    told = [piece.name for piece in found if isinstance(piece, CallBegun)]
+    every = read(FreeCalls(SCRIPTED_CALLS), text, [])
+    begun = [piece.name for piece in every if isinstance(piece, CallBegun)]
+    assert told == [name for name in begun if name == "time"]
+    content = "".join(piece for piece in found if isinstance(piece, str))
+    assert content.count(CALL) == text.count(CALL)
+
+
+@pytest.mark.parametrize("cuts", [[], list(range(0, 4000, 7))])
+def test_after_many_broken_calls_the_rest_is_content(cuts: list[int]) -> None:
+    broken = "<tool_call>{</tool_call>" * MAX_BROKEN
+    finder = FreeCalls(SCRIPTED_CALLS)
+    assert read(finder, f"{broken}{CALL} <tool_call>", cuts) == [f"{broken}{CALL} <tool_call>"]
+    fewer = broken.removeprefix("<tool_call>{</tool_call>")
+    assert CallBegun("weather") in read(FreeCalls(SCRIPTED_CALLS), f"{fewer}{CALL}", cuts)
+
+
+def test_tools_that_are_too_large_are_refused_before_it_is_asked_what_can_be_promised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def counted(tool: Tool, param: str) -> int:
+        asked.append(tool.name)
+        return check_tool_parameters(tool, param)
+
+    monkeypatch.setattr(response_parts, "check_tool_parameters", counted)
+    schema = {"type": "object", "properties": {str(number): {} for number in range(3000)}}
+    tools = [{"type": "function", "name": f"f{n}", "parameters": schema} for n in range(8)]
+    with pytest.raises(InvalidPromptError, match="subschemas together"):
+        _ = CreateResponse.model_validate({"model": MODEL, "tools": tools}).offered_tools
+    assert asked == []
+    body = CreateResponse.model_validate({"model": MODEL, "tools": tools[:2]})
+    assert [tool.strict for tool in body.offered_tools] == [False, False]
+    assert asked == ["f0", "f1"]
 
 
 async def test_only_one_call_is_told_where_parallel_ones_are_unwanted(
