@@ -16,6 +16,8 @@ Callback = Callable[[], None]
 class Exchange:
     """Handed to the application in the scope's extensions, see `of`."""
 
+    bodiless = False
+    """Whether the answer is its headers alone."""
     __slots__ = ("_cork", "_cycle", "_on_gone", "on_writable")
 
     def __init__(self, cycle: Any) -> None:
@@ -88,8 +90,9 @@ class Exchange:
 
 
 class _Bodiless(Exchange):
-    """Of a HEAD request, whose answer is its headers."""
+    """Of a HEAD request."""
 
+    bodiless = True
     __slots__ = ()
 
     def write(self, data: bytes) -> None:

@@ -74,8 +74,8 @@ class Pooling:
         return self.engine is not None
 
     def produced(self) -> int:
-        """Nothing is told of it before its end."""
-        return 0
+        """Tokens read so far."""
+        return self._read
 
     def stands_still(self, seconds: float) -> bool:
         """Also while others are served, a step ends with each of them."""

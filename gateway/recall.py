@@ -33,7 +33,7 @@ class Recall:
         self._ledger = ledger
         self._limiter = limiter
         self._retry_s = retry_s
-        self._wanted = False
+        self._wanted = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
 
     @property
@@ -54,14 +54,14 @@ class Recall:
                 await self._work
 
     def _later(self) -> None:
-        self._wanted = True
+        self._wanted.set()
         if not self.pending:
             self._work = asyncio.create_task(self._recall(), name="recall")
 
     async def _recall(self) -> None:
         pause = self._retry_s
-        while self._wanted:
-            self._wanted = False
+        while self._wanted.is_set():
+            self._wanted.clear()
             try:
                 self._limiter.at_least(await self._ledger.spent(self._windows()))
                 pause = self._retry_s
@@ -70,8 +70,10 @@ class Recall:
                 logger.warning("what new budgets have used isn't known yet: %s", error.message)
             except Exception:
                 logger.exception("what new budgets have used isn't known yet")
-            self._wanted = True
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):  # a new budget doesn't wait for the next try
+                await asyncio.wait_for(self._wanted.wait(), pause)
+                pause = self._retry_s
+            self._wanted.set()
             pause = min(2 * pause, max(self._retry_s, RETRY_CAP_S))
 
     def _windows(self) -> set[Window]:

@@ -15,7 +15,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from cachetools import TTLCache
 
@@ -39,6 +40,7 @@ RETRY_S: Final = 1.0
 MAX_RETRY_S: Final = 4.0
 REPLAYED_BYTES: Final = 64 * 1024 * 1024
 
+T = TypeVar("T")
 Keep = Callable[[Response], Awaitable[None]]
 
 
@@ -105,6 +107,8 @@ class Run:
         self._answer = answer
         self._generation = generation
         self._due = False
+        # What went well, and is to be kept.
+        self._whole: Response | None = None
         # Why its end isn't stored yet, though that was tried.
         self._unstored: UnavailableError | None = None
         self._tried = asyncio.Event()
@@ -148,7 +152,9 @@ class Run:
 
     async def _finish(self, stored: StoredResponses, keep: Keep) -> None:
         try:
-            error = await self._made(stored, keep)
+            error = await self._made(stored)
+            if error is None and self._whole is not None:
+                error = await self._kept(keep, self._whole)
             await self._end(stored, error)
         except Exception as problem:
             logger.exception("the background response %s could not be ended as it was", self.id)
@@ -158,13 +164,22 @@ class Run:
             if kept and self.told.log is not None:
                 self._answer.failed(error, bare=True)
 
-    async def _made(self, stored: StoredResponses, keep: Keep) -> APIError | None:
+    async def _kept(self, keep: Keep, whole: Response) -> APIError | None:
+        """Have the response kept; returns what went wrong."""
+        try:
+            await self._insist(partial(keep, whole))
+        except Exception as problem:
+            logger.error("the background response %s can't be kept: %r", self.id, problem)
+            return as_api_error(problem)
+        return None
+
+    async def _made(self, stored: StoredResponses) -> APIError | None:
         """Generate; returns what went wrong."""
         answer, generation = self._answer, self._generation
         failure: BaseException | None = None
         try:
             await self._generate(stored)
-            await keep(answer.end(generation.take(), generation.usage))
+            self._whole = answer.end(generation.take(), generation.usage)
         except InterruptedCallError as interrupted:
             failure = interrupted
             answer.cancel()
@@ -202,10 +217,14 @@ class Run:
 
     async def _put(self, stored: StoredResponses, final: Response) -> bool:
         """Store the end as soon as the database can. False: cancelled elsewhere, or deleted."""
+        return await self._insist(partial(stored.update, self.told.owner, final))
+
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` returns, as soon as the database lets it."""
         pause = RETRY_S
         while True:
             try:
-                return await stored.update(self.told.owner, final)
+                return await work()
             except UnavailableError as error:
                 if self._unstored is None:
                     logger.warning(

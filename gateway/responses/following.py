@@ -36,7 +36,7 @@ class Following(Response):
         where.watch(leave)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-            while not gone:
+            while not (gone or where.bodiless):
                 ended = told.ended
                 events = (told.log or [])[sent : sent + AT_ONCE]
                 where.write(b"".join(events))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -72,7 +73,7 @@ class Writer:
     ) -> None:
         self._begin = begin
         self._clock = clock
-        # Why and when the last try failed, where the database did.
+        # Why and when the last try failed, where the database was locked as a whole.
         self._failure: tuple[Exception, float] | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -144,7 +145,7 @@ class Writer:
             if tries > 1 and _lost_to_another(error):
                 self._commit(group, tries - 1)
             elif isinstance(error, FAILURES):
-                self._failure = error, self._clock()
+                self._failure = (error, self._clock()) if _locked(error) else None
                 for job in group:
                     job.error = error
             elif len(group) == 1:
@@ -166,6 +167,12 @@ class Writer:
             else:
                 job.error = error
         return in_time
+
+
+def _locked(error: Exception) -> bool:
+    """Whether SQLite was held by another program for as long as is waited for it."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _lost_to_another(error: Exception) -> bool:

@@ -445,3 +445,26 @@ async def test_a_shutdown_does_not_wait_for_a_database_that_fails(
     assert f"the end of the background response {response_id} is lost" in caplog.text
     again = await start_gateway(**state)
     assert (await get(again, response_id))[1]["status"] == "failed"
+
+
+async def test_its_conversation_gets_it_once_the_database_works_again(
+    gateway: LiveGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.responses.background.RETRY_S", 0.001)
+    kept, tries = gateway.services.store.conversations, 0
+    add = kept.add_items
+
+    async def down_at_first(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise UnavailableError("down", code="storage_unavailable", retry_after_s=1)
+        return await add(*args, **kwargs)
+
+    conversation = await gateway.openai.conversations.create()
+    monkeypatch.setattr(kept, "add_items", down_at_first)
+    queued = await made(gateway, background=True, conversation=conversation.id)
+    await retired(gateway, queued["id"])
+    assert (await get(gateway, queued["id"]))[1]["status"] == "completed"
+    items = await gateway.openai.conversations.items.list(conversation.id, order="asc")
+    assert [item.role for item in items.data] == ["user", "assistant"]  # type: ignore[union-attr]

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
 
+from engine.scripted import ScriptedCalls
 from tests.gateway.conftest import MODEL, LiveGateway, StartGateway
 from tests.gateway.responding import (
     CALL,
@@ -16,6 +18,7 @@ from tests.gateway.responding import (
     TOOLS,
     checked,
     events,
+    followed,
     get,
     made,
     same,
@@ -169,6 +172,24 @@ async def test_a_failure_in_the_middle_is_told_and_kept(start_gateway: StartGate
     assert await get(gateway, response["id"]) == (200, response)
 
 
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_stream_whose_output_can_not_be_encoded_is_told_to_have_failed(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    half_a_pair = [("weather", '{"city": "\ud83d"}')]
+    monkeypatch.setattr(ScriptedCalls, "calls", lambda self, text: half_a_pair)
+    gateway = await speaking(start_gateway, f"I see.{CALL}")
+    stream = await events(gateway, tools=TOOLS, background=background)
+    assert [event["sequence_number"] for event in stream] == list(range(len(stream)))
+    assert [event["type"] for event in stream[-2:]] == ["error", "response.failed"]
+    response = checked(stream[-1]["response"])
+    assert (response["status"], response["output"]) == ("failed", [])
+    await gateway.idle()
+    assert await get(gateway, response["id"]) == (200, response)
+    if background:
+        assert await followed(gateway, response["id"]) == stream
+
+
 async def test_a_whole_answer_that_fails_is_an_error(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(**{"engine.simulated.fail_every": 1})
     body = {"model": MODEL, "input": "Hi"}
@@ -216,3 +237,21 @@ async def test_the_sdk_puts_a_stream_together(start_gateway: StartGateway) -> No
     assert names[-1] == "response.completed"
     assert final.output_text == "I see."
     assert [item.type for item in final.output] == ["message", "function_call"]
+
+
+async def test_a_head_request_of_a_running_stream_holds_nobody_up(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"engine.simulated.step_ms": 200})
+    body = {"model": MODEL, "input": "Hi", "background": True, "stream": True}
+    async with gateway.http.post(f"{gateway.url}/v1/responses", json=body) as answer:
+        line = b""
+        while b'"id":' not in line:
+            line = await answer.content.readline()
+    response_id = re.findall(rb'"id":"(resp_\w+)"', line)[0]
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"HEAD /v1/responses/%b?stream=true HTTP/1.1\r\nhost: x\r\n\r\n" % response_id)
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    async with asyncio.timeout(2):
+        assert (await reader.read()).count(b"HTTP/1.1 200") == 2
+    writer.close()

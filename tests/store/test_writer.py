@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ SEVERAL_GROUPS = 3 * MAX_GROUP
 
 
 def locked() -> OperationalError:
-    return OperationalError("BEGIN IMMEDIATE", None, Exception("database is locked"))
+    cause = sqlite3.OperationalError("database is locked")
+    cause.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    return OperationalError("BEGIN IMMEDIATE", None, cause)
 
 
 @contextmanager
@@ -118,5 +121,29 @@ async def test_a_change_that_fails_by_itself_is_nothing_to_those_that_wait(clock
     writer = Writer(working, clock)
     refused, others = begun(writer, refuse), begun(writer, nothing, SEVERAL_GROUPS)
     assert await failures(refused) == [IntegrityError]
+    assert await failures(others) == [type(None)] * SEVERAL_GROUPS
+    await writer.close()
+
+
+async def test_a_database_that_is_not_locked_is_tried_for_all(clock: Clock) -> None:
+    begun_first, go_on = threading.Event(), threading.Event()
+
+    @contextmanager
+    def begin() -> Iterator[Connection]:
+        if not begun_first.is_set():
+            begun_first.set()
+            go_on.wait(10)
+            clock.now += BUSY_TIMEOUT_S
+            raise OperationalError("INSERT", None, Exception("statement timeout"))
+        with working() as connection:
+            yield connection
+
+    writer = Writer(begin, clock)
+    first = begun(writer, nothing)
+    assert await asyncio.to_thread(begun_first.wait, 10)
+    others = begun(writer, nothing, SEVERAL_GROUPS)
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await failures(first) == [OperationalError]
     assert await failures(others) == [type(None)] * SEVERAL_GROUPS
     await writer.close()
