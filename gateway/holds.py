@@ -67,7 +67,6 @@ class Hold:
         self._limiter = limiter
         self._ledger = ledger
         self._reservation: Reservation | None = None
-        self._begun = False
         self._prompt_tokens = 0
         self._closed = False
 
@@ -115,10 +114,9 @@ class Hold:
     def begin(self, prompt_tokens: int) -> None:
         """The engine is about to be given the request: should this program die, it is known.
         Raises UnavailableError where that can't be written down."""
-        if not self._begun:
+        if not self.entry.begun:
             self.entry.prompt_tokens = self._prompt_tokens = prompt_tokens
             self._ledger.begin(self.entry)
-            self._begun = True
 
     def close(self, used: Usage, arrived: float, failure: BaseException | None) -> None:
         """Give everything back, settle what was `used`, write it down. Idempotent."""
@@ -137,14 +135,14 @@ class Hold:
         entry.cost = cost
         entry.queue_s = self.permit.queued_s
         entry.total_s = time.perf_counter() - arrived
-        conclude(entry, failure, begun=self._begun)
+        conclude(entry, failure)
         self._ledger.record(entry)
 
     def _settle(self, reservation: Reservation, used: Usage, failure: BaseException | None) -> None:
-        if not self._begun and not isinstance(failure, InterruptedCallError):
+        if not self.entry.begun and not isinstance(failure, InterruptedCallError):
             reservation.cancel()
             return
-        if self._begun and _by_client(failure) and not used.total_tokens:
+        if self.entry.begun and _by_client(failure) and not used.total_tokens:
             # The engine may have read most of the prompt without having told of it. Were that free,
             # who hangs up in time would have it for nothing.
             used = Usage(self._prompt_tokens, 0, 0)
@@ -162,7 +160,7 @@ def _by_client(failure: BaseException | None) -> bool:
     return isinstance(failure, DeadlineError)
 
 
-def conclude(entry: Entry, failure: BaseException | None, *, begun: bool) -> None:
+def conclude(entry: Entry, failure: BaseException | None) -> None:
     """Say in `entry` how the request ended."""
     if failure is None:
         entry.outcome, entry.status = "completed", 200
@@ -176,8 +174,8 @@ def conclude(entry: Entry, failure: BaseException | None, *, begun: bool) -> Non
         return
     known = as_api_error(failure) if isinstance(failure, Exception) else APIError("")
     entry.status, entry.code = known.status, known.code
-    if isinstance(known, DeadlineError) and begun:
+    if isinstance(known, DeadlineError) and entry.begun:
         entry.outcome = "cancelled"
         return
     refused = known.status < 500 or isinstance(known, (OverloadedError, UnavailableError))
-    entry.outcome = "rejected" if refused and not begun else "failed"
+    entry.outcome = "rejected" if refused and not entry.begun else "failed"

@@ -194,11 +194,18 @@ def deadline_of(request: Request, room: Services, arrived: float) -> float | Non
     """When the answer has to be there, on the clock of `arrived`; None: whenever. To be asked for
     before the body, which has to be there by then, too. Raises InvalidRequestError (400)."""
     given, most = _header(request.scope, _TIMEOUT), room.config.admission.timeout_s
-    if given is None:
-        if most is None:
-            return None
-        deadline = request.scope["state"]["deadline"] = arrived + most
-        return deadline
+    seconds = most
+    if given is not None:
+        asked = _timeout(given)
+        seconds = min(asked, most or asked)
+    if seconds is None:
+        return None
+    deadline = request.scope["state"]["deadline"] = arrived + seconds
+    return deadline
+
+
+def _timeout(given: str) -> float:
+    """Seconds. Raises InvalidRequestError (400)."""
     try:
         seconds = float(given)
     except ValueError:
@@ -209,8 +216,7 @@ def deadline_of(request: Request, room: Services, arrived: float) -> float | Non
             f"{MAX_TIMEOUT_S}.",
             code="invalid_header",
         )
-    deadline = request.scope["state"]["deadline"] = arrived + min(seconds, most or seconds)
-    return deadline
+    return seconds
 
 
 PrincipalDep = Annotated[Principal, Depends(principal)]

@@ -90,8 +90,8 @@ class Bucket:
         self.limit = limit
         self.used = 0.0
         # All that was ever taken, by which a reservation is known; and what isn't refilled of each.
-        self.mark = 0
-        self._lots: OrderedDict[int, float] = OrderedDict()
+        self.mark = 0.0
+        self._lots: OrderedDict[float, float] = OrderedDict()
         self._rate = limit / MINUTE_S
         self._at = now
 
@@ -113,13 +113,13 @@ class Bucket:
         if reserved <= used:
             return
         self.take(0, now)
-        lot = self._lots.get(int(mark), 0.0)
+        lot = self._lots.get(mark, 0.0)
         left = max(0.0, lot - (reserved - used))
         self.used -= lot - left
         if left:
-            self._lots[int(mark)] = left
+            self._lots[mark] = left
         else:
-            self._lots.pop(int(mark), None)
+            self._lots.pop(mark, None)
             self._round()
 
     def _refill(self, amount: float) -> None:
