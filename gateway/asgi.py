@@ -154,17 +154,23 @@ class RequestContext:
         found, state = scope.get("route"), scope["state"]
         route = found if isinstance(found, str) else getattr(found, "path", "unmatched")
         self._metrics.http_requests.labels(route, str(status)).inc()
-        access.log(
-            logging.DEBUG if route in _PROBES else logging.INFO,
-            "%s %s %d %.0fms %s %s",
-            scope["method"],
-            route,
-            status,
-            (time.perf_counter() - arrived) * 1000,
-            state["request_id"],
-            state.get("principal", "-"),
-            extra=state.get("client_ids"),
-        )
+        level = logging.DEBUG if route in _PROBES else logging.INFO
+        if access.isEnabledFor(level):
+            took_ms = (time.perf_counter() - arrived) * 1000
+            facts = (scope["method"], route, status, took_ms, state["request_id"])
+            # As `log` would, which also finds out what line this is: half of what it costs.
+            access.handle(
+                access.makeRecord(
+                    access.name,
+                    level,
+                    __file__,
+                    0,
+                    "%s %s %d %.0fms %s %s",
+                    (*facts, state.get("principal", "-")),
+                    None,
+                    extra=state.get("client_ids"),
+                )
+            )
 
 
 def _notice(headers: Iterable[tuple[bytes, bytes]], state: dict[str, Any]) -> None:

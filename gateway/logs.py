@@ -7,6 +7,7 @@ Facts go into `extra`, so that they can be searched for: `log.info("listening", 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -14,7 +15,9 @@ import re
 import sys
 import time
 import traceback
-from typing import Final, TextIO
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Final
 
 _OURS: Final = ("gateway", "engine")
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
@@ -28,10 +31,12 @@ _SECRET_NAMES: Final = re.compile(
     r"authorization|api_?key|(?:^|_)token$|secret|password|pepper", re.IGNORECASE
 )
 # Each with what a text must hold, in lower case, for it to match: that is looked for much faster.
+_KEYS: Final = re.compile(r"\b(sk-|hf_)[A-Za-z0-9_\-]{8,}")
 _SECRETS: Final = (
-    (("bearer",), re.compile(r"(?i)(\bbearer\s+)\S{8,}")),
-    (("sk-", "hf_"), re.compile(r"\b(sk-|hf_)[A-Za-z0-9_\-]{8,}")),
-    (("://",), re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)")),
+    ("bearer", re.compile(r"(?i)(\bbearer\s+)\S{8,}")),
+    ("sk-", _KEYS),
+    ("hf_", _KEYS),
+    ("://", re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)")),
 )
 
 
@@ -39,7 +44,6 @@ class LineFormatter(logging.Formatter):
     """A record as one line: UTC time, level, logger, message, then `extra` as `key=value`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         facts = [
             f"{name}={'***' if _SECRET_NAMES.search(name) else _quoted(value)}"
             for name, value in vars(record).items()
@@ -49,23 +53,51 @@ class LineFormatter(logging.Formatter):
             facts.append(
                 f"exception={_quoted(''.join(traceback.format_exception(*record.exc_info)))}"
             )
+        when = _second(int(record.created))
         head = f"{when}.{int(record.msecs):03d}Z {record.levelname.lower()} {record.name}:"
         return _one_line(redacted(" ".join([head, record.getMessage().strip(), *facts])))
 
 
-class _StderrLines(logging.StreamHandler[TextIO]):
+class _StderrLines(logging.Handler):
     """Ours, to be told from other people's handlers when logging is configured again.
 
-    Looks `sys.stderr` up for every record: whoever replaces it also gets the logs.
+    What a pass of the event loop has to say is written at its end, as one piece: a line for each
+    request would be a system call for each, and wake up whoever reads. A warning doesn't wait, nor
+    what is said outside of a loop.
+
+    Looks `sys.stderr` up whenever it writes: whoever replaces it also gets the logs.
     """
 
     def __init__(self) -> None:
-        super().__init__(sys.stderr)
+        super().__init__()
         self.setFormatter(LineFormatter())
+        self._lines: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
+        try:
+            self._lines.append(self.format(record) + "\n")
+            loop = _running_loop() if record.levelno < logging.WARNING else None
+            if loop is None:
+                self.flush()
+            elif loop is not self._loop:
+                self._loop = loop
+                loop.call_soon(self.flush)
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        with self.lock or nullcontext():
+            lines, self._lines, self._loop = self._lines, [], None
+            stream = sys.stderr
+            # There is none without a terminal on some systems, and none after the end.
+            if lines and stream is not None and not stream.closed:
+                stream.write("".join(lines))
+                stream.flush()
+
+    def close(self) -> None:
+        self.flush()
+        super().close()
 
 
 def configure(level: str) -> None:
@@ -78,6 +110,7 @@ def configure(level: str) -> None:
     for present in root.handlers[:]:
         if isinstance(present, _StderrLines):
             root.removeHandler(present)
+            present.close()
     root.addHandler(_StderrLines())
     debug = level == "debug"
     others = logging.INFO if debug else max(logging.WARNING, logging.getLevelName(level.upper()))
@@ -86,15 +119,30 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(level.upper())
     _quieten_uvicorn(others)
     logging.captureWarnings(True)
+    # No line of ours shows them, and each is asked for with every record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if debug:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "DEBUG")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    """Told for every line of it, and slow to put together."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def redacted(text: str) -> str:
     """`text` with bearer tokens, keys and passwords in URLs made unreadable."""
     lowered = text.lower()
-    for marks, pattern in _SECRETS:
-        if any(mark in lowered for mark in marks):
+    for mark, pattern in _SECRETS:
+        if mark in lowered:
             text = pattern.sub(r"\1***", text)
     return text
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -74,6 +77,83 @@ def test_secrets_in_facts_are_not_written(capsys: pytest.CaptureFixture[str]) ->
     logs.configure("info")
     log.warning("called", extra={"api_key": "abcdef", "prompt_tokens": 3})
     assert capsys.readouterr().err.strip().endswith("called api_key=*** prompt_tokens=3")
+
+
+class Pieces(io.StringIO):
+    """What is written, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return len(text)
+
+
+def listening(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written to stderr from now on; pytest's own would be back after a fixture."""
+    stderr = Pieces()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    logs.configure("info")
+    return stderr.pieces
+
+
+async def test_what_a_pass_of_the_loop_says_is_written_at_its_end_as_one_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces = listening(monkeypatch)
+    log.info("first")
+    log.info("second")
+    assert pieces == []
+    await asyncio.sleep(0)
+    log.info("third")
+    await asyncio.sleep(0)
+    assert [piece.count("\n") for piece in pieces] == [2, 1]
+    assert ["first" in pieces[0], "second" in pieces[0], "third" in pieces[1]] == [True] * 3
+
+
+async def test_a_warning_is_written_at_once_behind_what_was_said_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces = listening(monkeypatch)
+    log.info("first")
+    log.warning("second")
+    assert [line.rsplit(" ", 1)[1] for line in "".join(pieces).splitlines()] == ["first", "second"]
+
+
+def test_nothing_is_lost_with_a_loop_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = listening(monkeypatch)
+
+    async def say(text: str) -> None:
+        log.info(text)
+
+    for text in ("first", "second"):
+        loop = asyncio.new_event_loop()
+        loop.call_soon(loop.stop)
+        said = loop.create_task(say(text))
+        loop.run_forever()
+        assert said.done()
+        loop.close()
+    log.info("third")
+    assert [line.rsplit(" ", 1)[1] for line in "".join(pieces).splitlines()] == [
+        "first",
+        "second",
+        "third",
+    ]
+
+
+def test_what_was_said_is_written_before_logging_is_configured_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces = listening(monkeypatch)
+
+    async def say() -> None:
+        log.info("first")
+        logs.configure("warning")
+        assert len(pieces) == 1
+
+    asyncio.run(say())
 
 
 def test_levels_hold_for_us_and_others_only_warn(capsys: pytest.CaptureFixture[str]) -> None:
