@@ -25,6 +25,7 @@ from bench.cli.command import (
     run,
 )
 from bench.cli.progress import live_progress
+from bench.cli.quantities import not_negative
 from bench.client import new_session
 from bench.measuring.facts import client_facts
 from bench.reports.report import write_json
@@ -66,8 +67,8 @@ vllm-limited  the same with its own limit, --max-num-queued-reqs, set to the sea
 
 With --arrivals open new clients come at ten times the capacity whatever they are told, so however
 honest the advice is, at most as many can be let in as there are places: the table says how many
-that would be. With closed there are ten times as many clients as seats, and who waits as advised
-does not send anything else meanwhile.
+that would be. With closed there are ten times as many clients as seats, who come within --ramp
+seconds, and who waits as advised does not send anything else meanwhile.
 """
 
 _EXAMPLES = """\
@@ -104,6 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     load.add_argument(
         "--arrivals", choices=("open", "closed"), default="open", help="see above (default: open)"
+    )
+    load.add_argument(
+        "--ramp",
+        type=not_negative,
+        default=1.0,
+        metavar="S",
+        help="closed: the clients come one after the other within so long, 0: all at once, which "
+        "measures how long the last waits behind all others (default: 1)",
     )
     load.add_argument(
         "--retries", type=at_least(0), default=2, metavar="N", help="of each client (default: 2)"
@@ -177,7 +186,8 @@ async def _measured(
     contender: Contender, servers: Servers, args: argparse.Namespace, console: Console
 ) -> Storm:
     shape = Shape(args.input_tokens, args.output_tokens)
-    load = Load(args.times, args.seconds, args.retries, closed=args.arrivals == "closed")
+    closed = args.arrivals == "closed"
+    load = Load(args.times, args.seconds, args.retries, closed=closed, ramp_s=args.ramp)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(new_session())
         subject = await stack.enter_async_context(

@@ -30,6 +30,14 @@ def positive(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """An argparse type: zero, or a number above."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or above, and finite, not {text}")
+    return value
+
+
 def lengths(text: str) -> int | Lengths:
     """An argparse type: `128`, `64:256` or `normal:128:32`."""
     try:

@@ -122,10 +122,19 @@ class Crowd:
             self._begin(tenant.name, self._client(tenant, retries))
         await asyncio.sleep(max(0.0, start + seconds - perf_counter()))
 
-    async def keep(self, tenant: Tenant, at_once: int, seconds: float, *, retries: int = 0) -> None:
-        """So many clients for so long; each asks again when it was answered, or has waited after
-        its last refusal."""
-        end = perf_counter() + seconds
+    async def keep(
+        self,
+        tenant: Tenant,
+        at_once: int,
+        seconds: float,
+        *,
+        retries: int = 0,
+        ramp_s: float = 0.0,
+    ) -> None:
+        """So many clients for so long, who come one after the other within `ramp_s`; each asks
+        again when it was answered, or has waited after its last refusal."""
+        start = perf_counter()
+        end = start + seconds
 
         async def client() -> None:
             while True:
@@ -135,9 +144,11 @@ class Crowd:
                 if perf_counter() >= end:
                     return
 
-        for _ in range(at_once):
+        for number in range(at_once):
+            if ramp_s:
+                await asyncio.sleep(max(0.0, start + number / at_once * ramp_s - perf_counter()))
             self._begin(tenant.name, client())
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(max(0.0, end - perf_counter()))
 
     async def ask(self, tenant: Tenant, output_tokens: int | None = None) -> Attempt:
         """One request, as `Writer.body` writes it, which obeys nothing."""

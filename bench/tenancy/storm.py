@@ -38,13 +38,14 @@ class Slo:
 @dataclass(frozen=True, slots=True)
 class Load:
     """`times` the capacity for `seconds`. Open: clients arrive at that rate; closed: so many times
-    as many clients as there are seats each ask again and again. Either obeys a refusal's advice
-    and comes back `retries` times."""
+    as many clients as there are seats, who come within `ramp_s`, each ask again and again. Either
+    obeys a refusal's advice and comes back `retries` times."""
 
     times: float
     seconds: float
     retries: int
     closed: bool
+    ramp_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,9 @@ async def _overload(
     async with _sampled(crowd, child, slo, found):
         if load.closed:
             clients = round(load.times * seats)
-            await crowd.keep(tenant, clients, load.seconds, retries=load.retries)
+            await crowd.keep(
+                tenant, clients, load.seconds, retries=load.retries, ramp_s=load.ramp_s
+            )
         else:
             rate = load.times * found.capacity_per_s
             await crowd.arrive(tenant, rate, load.seconds, 1, retries=load.retries)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -14,7 +15,7 @@ from bench.client import Target
 from bench.fake import MODEL, FakeServer, Script
 from bench.measuring.facts import ServerFacts
 from bench.prompts.workload import Vocabulary
-from bench.tenancy.crowd import Shape, Tenant
+from bench.tenancy.crowd import Crowd, Shape, Tenant, Writer
 from bench.tenancy.phases import Stage
 from bench.tenancy.servers import Subject
 from bench.tenancy.storm import Load, Point, Slo, Storm, storm
@@ -99,6 +100,25 @@ async def test_clients_that_wait_their_turn_send_nothing_meanwhile(
     assert found.first_retries == 0
     assert found.first_retry_share is None
     assert found.recovered_s is not None
+
+
+async def test_clients_come_one_after_the_other_within_the_ramp(
+    session: aiohttp.ClientSession,
+) -> None:
+    fake = SeatServer(Script(token_delay_s=0.002), seats=2, places=0)
+    target = Target("", "completions", MODEL)
+    async with TestServer(fake.app) as server:
+        target = replace(target, base_url=str(server.make_url("/v1")))
+        writer = Writer(target, VOCABULARY, Shape(16, 4), seed=0)
+        crowd = Crowd(session, target.url, writer)
+        await crowd.keep(Tenant("load"), 5, 0.5, ramp_s=0.5)
+        await crowd.finish()
+
+    # The last of five comes after four fifths of it; before, nobody has sent as much as it.
+    begun = [one.sent_at - crowd.started_at for one in crowd.attempts]
+    assert sum(at >= 0.4 for at in begun) >= 1
+    assert sum(at < 0.1 for at in begun) >= 1
+    assert len(fake.callers) == len(begun)
 
 
 async def test_refusals_without_advice_are_counted(session: aiohttp.ClientSession) -> None:
