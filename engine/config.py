@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from decimal import Decimal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 # The largest batch that vLLM captures as a CUDA graph, and its smallest default for the tokens of
 # a step.
 MOST_GRAPHED = 512
 LEAST_BATCHED_TOKENS = 2048
+MOST_MEMORY_GIB = 1_000_000
 
 
 class Frozen(BaseModel):
     """Base of every configuration section: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """To pydantic `true` is 1."""
+        if isinstance(value, bool) and info.field_name is not None:
+            wanted = cls.model_fields[info.field_name].annotation
+            if {int, float, Decimal} & {wanted, *get_args(wanted)}:
+                raise ValueError("expected a number")
+        return value
 
 
 class ParallelConfig(Frozen):
@@ -54,6 +76,11 @@ class SimulatedConfig(Frozen):
 def _yaml_switch(value: object) -> object:
     """An unquoted `off` is the boolean false in YAML."""
     return {False: "off", True: "auto"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _yaml_off(value: object) -> object:
+    """The same, where there is nothing to switch on."""
+    return "off" if value is False else value
 
 
 # Of vLLM 0.32's methods those that quantize the experts of mixtures and nothing else.
@@ -97,12 +124,12 @@ class EngineConfig(Frozen):
     chat_template: str | None = Field(
         None, description="a Jinja file in the place of the checkpoint's own template"
     )
-    tool_parser: str = Field(
+    tool_parser: Annotated[str, BeforeValidator(_yaml_off)] = Field(
         "auto",
         description="how the model writes tool calls, by the name of vLLM's parser (hermes, "
         "mistral, llama3_json, pythonic, …); auto: as its chat template teaches; off: not at all",
     )
-    reasoning_parser: str = Field(
+    reasoning_parser: Annotated[str, BeforeValidator(_yaml_off)] = Field(
         "off",
         description="how the model marks its reasoning, by the name of vLLM's parser (deepseek_r1, "
         "qwen3, mistral, …); off: all it writes is its answer",
@@ -129,7 +156,10 @@ class EngineConfig(Frozen):
     enable_chunked_prefill: bool = True
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     kv_cache_gib: float | None = Field(
-        None, gt=0, description="size of the KV cache; on the CPU 1 GiB where unset"
+        None,
+        gt=0,
+        le=MOST_MEMORY_GIB,
+        description="size of the KV cache; on the CPU 1 GiB where unset",
     )
     compile: Annotated[Literal["auto", "off"], BeforeValidator(_yaml_switch)] = Field(
         "auto", description="off: eager, no torch.compile and no CUDA graphs; starts fastest"

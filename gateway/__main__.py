@@ -5,6 +5,11 @@ Nothing heavy is imported before a command runs, so that help and completion are
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+from contextlib import suppress
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -18,6 +23,10 @@ from gateway.commands.quantize import quantize
 from gateway.commands.serve import serve
 from gateway.commands.teams import teams
 from gateway.commands.usage import usage
+
+_UNWRITABLE = (
+    errno.EPIPE, errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO
+)  # fmt: skip
 
 app = typer.Typer(
     name="gateway",
@@ -72,7 +81,33 @@ def root(
 
 def main() -> None:
     """Entry point of the `gateway` console script."""
-    app(prog_name="gateway")
+    _open_streams()
+    try:
+        try:
+            app(prog_name="gateway")
+        finally:
+            sys.stdout.flush()  # Python would do it too, when nobody can tell of it any more
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        if error.errno != errno.EPIPE:  # who reads no more wants to know no more
+            with suppress(OSError):
+                typer.echo(f"error: can't write: {error.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
+        sys.exit(1)
+
+
+def _open_streams() -> None:
+    """A stream that was closed is None, and the next file that is opened has its number."""
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
+    if sys.stdout is None:
+        # Not to be written: nobody would see an answer that is given once.
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,7 +20,7 @@ import uvloop
 
 from engine.base import EngineError
 from gateway.app import build_app, start_engine
-from gateway.config import ConfigError, GatewayConfig, ServerConfig
+from gateway.config import ConfigError, GatewayConfig, ServerConfig, UnreachableError
 from gateway.connection import bounded_protocol
 from gateway.errors import UnavailableError
 from gateway.services import Services
@@ -26,7 +28,7 @@ from gateway.supervisor import StartEngine, Supervisor
 
 logger = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_FAILED, EXIT_DEAD, EXIT_KILLED = 0, 1, 3, 130
+EXIT_OK, EXIT_FAILED, EXIT_INVALID, EXIT_DEAD, EXIT_KILLED = 0, 1, 2, 3, 130
 _GC_THRESHOLDS = 20_000, 20, 50
 _INTERRUPTED_S = 5.0
 _TOLD_S = 1.0
@@ -36,15 +38,14 @@ _CLOSE_CONNECTIONS_S = 5
 def serve(config: GatewayConfig) -> int:
     """Serve until a signal or a fatal failure; returns the process's exit code.
 
-    0 after SIGTERM or SIGINT, 1 where the engine can't start or the address can't be bound, 3 once
-    no engine is alive or will be again. A second signal kills the engine and the process at once,
-    with exit code 130.
+    0 after SIGTERM or SIGINT, 1 where the engine can't start or the address can't be bound, 2 where
+    the configuration can't be used, 3 once no engine is alive or will be again. A second signal
+    kills the engine and the process at once, with exit code 130.
     """
     try:
         serving = Serving(config)
     except (ConfigError, OSError) as error:
-        logger.error("%s", error)
-        return EXIT_FAILED
+        return _not_started(error)
     # What a request allocates dies with it. Looking for cycles after every few hundred
     # objects, as Python does, would be a tenth of its cost.
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -109,10 +110,9 @@ class Serving:
             try:
                 await self.services.open()
             except (ConfigError, UnavailableError) as error:
-                logger.error("%s", error)
                 await self.services.close()
                 self._socket.close()
-                return EXIT_FAILED
+                return _not_started(error)
             accepting = asyncio.create_task(server.serve([self._socket]))
             loading = asyncio.create_task(self._load())
             watching = asyncio.create_task(self.services.lifecycle.watch())
@@ -133,7 +133,7 @@ class Serving:
 
     async def _load(self) -> None:
         """Load one model after the other."""
-        address = f"http://{self._config.server.host}:{self.port}"
+        address = self._config.server.address(self.port)
         for replica in self.services.deployments.replicas:
             logger.info("listening on %s, loading %s", address, replica.config.engine.model)
             try:
@@ -218,7 +218,7 @@ class Serving:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=round(limits.keep_alive_s),
+            timeout_keep_alive=math.ceil(limits.keep_alive_s),
             timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
         )
 
@@ -231,13 +231,22 @@ def _bind(config: ServerConfig) -> socket.socket:
         listener.bind((config.host, config.port))
         listener.listen(2048)
         listener.setblocking(False)
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:  # the latter of what can't be a host's name
         listener.close()
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         raise OSError(
-            f"server.host, server.port: can't listen on {config.host}:{config.port}: "
-            f"{error.strerror or error}; is another server running there?"
+            f"server.host, server.port: can't listen on {config.address(config.port)}: {reason}"
+            f"{'; is another server running there?' if taken else ''}"
         ) from error
     return listener
+
+
+def _not_started(error: Exception) -> int:
+    logger.error("%s", error)
+    # A database that is down may be up again: whoever starts us may try again.
+    invalid = isinstance(error, ConfigError) and not isinstance(error, UnreachableError)
+    return EXIT_INVALID if invalid else EXIT_FAILED
 
 
 def _kill_everything() -> None:

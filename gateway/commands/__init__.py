@@ -6,9 +6,13 @@ Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration, 3 (`check`, `pl
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from enum import IntEnum
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -53,9 +57,38 @@ EagerOption = Annotated[
 ]
 
 
-def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
-    """Print `message` to stderr and end with `code`."""
+_OPTIONS = {
+    "engine.model": "MODEL",
+    "engine.compile": "--eager",
+    "model_name": "--name",
+    "server.host": "--host",
+    "server.port": "--port",
+    "log_level": "--log-level",
+}
+"""How a key of the configuration is said on the command line."""
+
+_in_json: ContextVar[bool] = ContextVar("_in_json", default=False)
+
+
+def errors_in_json(context: typer.Context, as_json: bool) -> bool:
+    """The callback of a `--json` that is for errors too."""
+    context.call_on_close(partial(_in_json.reset, _in_json.set(as_json)))
+    return as_json
+
+
+def finite(number: float | None) -> float | None:
+    """The callback of an option that infinity is no value of."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"expected a number such as 2 or 0.5, not {number}")
+    return number
+
+
+def fail(message: str, code: Exit = Exit.FAILED, **more: Any) -> NoReturn:
+    """Print `message` to stderr and end with `code`; with `--json` an object on stdout has it too,
+    beside what `more` there is."""
     typer.echo(f"error: {message}", err=True)
+    if _in_json.get():
+        typer.echo(json.dumps({**more, "error": message}))
     raise typer.Exit(code)
 
 
@@ -97,12 +130,14 @@ def read_config(
     """
     from gateway.config import load_config
 
-    tree = {"engine.model": model, **overrides}
-    if model is not None and tree.get("model_name") is None:
-        tree["model_name"] = Path(model).resolve().name if Path(model).is_dir() else model
-    if eager:
-        tree["engine.compile"] = "off"
-    return load_config(locate_config(given), tree | parse_assignments(assignments))
+    asked = {"engine.model": model, **overrides, "engine.compile": "off" if eager else None}
+    tree = {key: value for key, value in asked.items() if value is not None}
+    assigned = parse_assignments(assignments)
+    options = _OPTIONS | {key: f"--set {key}" for key in assigned}
+    if model is not None:
+        called = Path(model).resolve().name if Path(model).is_dir() else model
+        tree.setdefault("model_name", called)
+    return load_config(locate_config(given), tree | assigned, options=options)
 
 
 def config_or_exit(
@@ -124,19 +159,18 @@ def config_or_exit(
 
 def parse_assignments(assignments: Sequence[str] | None) -> dict[str, Any]:
     """`["server.port=8100"]` as `{"server.port": 8100}`; values are YAML. Raises ConfigError."""
-    import yaml
-
     from gateway.config import ConfigError
+    from gateway.config.yaml_text import parse_yaml
 
     found: dict[str, Any] = {}
     for assignment in assignments or ():
         key, separator, raw = assignment.partition("=")
         if not separator or not key.strip():
-            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, e.g. server.port=8100")
+            raise ConfigError("--set: expected KEY=VALUE, e.g. server.port=8100")
         try:
-            found[key.strip()] = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {assignment}: not a valid YAML value") from None
+            found[key.strip()] = parse_yaml(raw)
+        except ValueError as error:
+            raise ConfigError(f"--set {key.strip()}: not a valid YAML value: {error}") from None
     return found
 
 

@@ -17,6 +17,7 @@ from gateway.commands import (
     SetOption,
     config_or_exit,
     fail,
+    finite,
     on_terminal,
 )
 
@@ -50,9 +51,16 @@ def chat(
     ] = None,
     temperature: Annotated[
         float,
-        typer.Option("--temperature", "-t", min=0, max=2, help="0 always takes the likeliest."),
+        typer.Option(
+            "--temperature",
+            "-t",
+            min=0,
+            max=2,
+            callback=finite,
+            help="0 always takes the likeliest.",
+        ),
     ] = 0.2,
-    top_p: Annotated[float, typer.Option("--top-p", min=0.001, max=1)] = 1.0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.001, max=1, callback=finite)] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Repeatable sampling.")] = None,
     eager: EagerOption = False,
     lines: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.commands import Exit, SetOption, fail, read_config
+from gateway.commands import Exit, SetOption, errors_in_json, fail, read_config
 
 if TYPE_CHECKING:
     from engine.config import EngineConfig
@@ -57,13 +57,16 @@ def check(
     config: Annotated[
         str, typer.Argument(metavar="CONFIG", help="YAML file, or the name of a shipped one.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The findings as JSON.", callback=errors_in_json)
+    ] = False,
     assignments: SetOption = None,
 ) -> None:
     """Validate a configuration and print what would run.
 
     Shows the model and where it comes from, the engine's settings, addresses, who may call, and
-    the memory arithmetic for the hardware the file names. Needs neither GPU nor network.
+    the memory arithmetic for the hardware the file names. Needs neither GPU nor network, nor
+    the keys of the machine that will serve: those missing here are warned of.
 
     [b]Examples[/b]
 
@@ -79,9 +82,7 @@ def check(
     try:
         findings = examine(read_config(config, assignments, {}))
     except (ConfigError, ModelError) as error:
-        if as_json:
-            typer.echo(json.dumps({"valid": False, "error": str(error)}))
-        fail(str(error), Exit.INVALID)
+        fail(str(error), Exit.INVALID, valid=False)
     if as_json:
         typer.echo(json.dumps(as_record(findings), indent=2))
     else:
@@ -151,8 +152,9 @@ def _origin(engine: EngineConfig, facts: CheckpointFacts | None) -> str:
 def _warnings(config: GatewayConfig) -> list[str]:
     from gateway.auth import Authenticator
     from gateway.config import AuthConfig, ConfigError
+    from gateway.config.reading import overlooked
 
-    found = []
+    found = overlooked(config)
     loopback = config.server.host in ("localhost", "::1") or config.server.host.startswith("127.")
     if not loopback and not config.auth.api_keys:
         found.append(
@@ -163,7 +165,7 @@ def _warnings(config: GatewayConfig) -> list[str]:
         Authenticator(config.auth)
         Authenticator(AuthConfig(api_keys=config.auth.admin_keys))
     except ConfigError as error:
-        found.append(str(error))
+        found.append(f"{error}; where the server runs without, it doesn't start")
     return found
 
 
@@ -266,9 +268,7 @@ def _why(found: ModelFindings) -> str:
 
 
 def _address(config: GatewayConfig) -> str:
-    host = config.server.host
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{config.server.port or '(a free port)'}/v1"
+    return f"{config.server.address(config.server.port or '(a free port)')}/v1"
 
 
 def _callers(config: GatewayConfig) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.commands import Exit, fail
 from gateway.commands.quantities import NONE, parse_expiry
 from gateway.commands.tenancy import ALL, LimitOptions, find_team, read
 
@@ -62,6 +63,9 @@ class KeyOptions:
         found: dict[str, Any] = {name: value for name, value in plain.items() if value is not None}
         for name, given in (("models", self.models), ("endpoints", self.endpoints)):
             if given:
+                if ALL in given and {*given} != {ALL}:
+                    why = f"'{ALL}' is every one: leave it or the others out"
+                    fail(f"--{name.removesuffix('s')}: {why}", Exit.INVALID)
                 found[name] = None if ALL in given else list(given)
         if self.expires is not None:
             until = partial(parse_expiry, now=time.time())

@@ -43,6 +43,13 @@ async def find_key(tenancy: Tenancy, name: str) -> VirtualKey:
 
 
 def tell_secret(key: VirtualKey, secret: str, as_json: bool) -> None:
+    try:
+        _tell_secret(key, secret, as_json)
+    except OSError:
+        fail(f"the key {key.id} exists, and its secret was not shown: rotate or revoke it")
+
+
+def _tell_secret(key: VirtualKey, secret: str, as_json: bool) -> None:
     if as_json:
         from gateway.keys.objects import key_object
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands import ConfigOption, SetOption
+from gateway.commands import ConfigOption, Exit, SetOption, fail
 from gateway.commands.key_options import (
     EndpointOption,
     ExpiresOption,
@@ -18,7 +18,7 @@ from gateway.commands.key_options import (
     TeamOption,
 )
 from gateway.commands.key_output import all_keys, find_key, key_row, tell, tell_secret
-from gateway.commands.quantities import parse_duration
+from gateway.commands.quantities import NONE, parse_duration
 from gateway.commands.tables import print_table
 from gateway.commands.tenancy import (
     BudgetOption,
@@ -94,6 +94,8 @@ def create(
       gateway keys create nightly --priority batch --budget tokens=50m/week
       gateway keys create bot --team research --model my-model --expires 30d
     """
+    if team is not None and team.lower() == NONE:
+        fail("--team: a new key is in no team that it could leave: leave it out", Exit.INVALID)
     limits = LimitOptions(rpm, tpm, max_concurrent, budget)
     options = KeyOptions(limits, name, team, models, endpoints, weight, priority, expires)
     fields = options.fields()
@@ -139,7 +141,7 @@ def list_keys(
         print_json([key_object(key, now) for key in found])
     else:
         columns = ("ID", "NAME", "KEY", "TEAM", "STATUS", "LIMITS", "EXPIRES")
-        print_table(columns, (key_row(key, now) for key in found))
+        print_table(columns, (key_row(key, now) for key in found), wrapped=("LIMITS",))
 
 
 @keys.command("show")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.commands import Exit, fail
+from gateway.commands import Exit, errors_in_json, fail, finite
 
 if TYPE_CHECKING:
     from engine.models import CheckpointFacts
@@ -63,24 +63,43 @@ def plan(
             "--target-tokens-per-s",
             min=0,
             metavar="N",
+            callback=finite,
             help="Output tokens a second, of all requests together, that have to be reached.",
         ),
     ] = None,
     memory_gib: Annotated[
         float | None,
         typer.Option(
-            "--memory-gib", min=0.1, help="Memory of one device, where it differs from the table."
+            "--memory-gib",
+            min=0.1,
+            max=1_000_000,
+            callback=finite,
+            help="Memory of one device, where it differs from the table.",
         ),
     ] = None,
     cpu_bandwidth: Annotated[
         float | None,
-        typer.Option("--cpu-bandwidth", min=0.1, metavar="GB/S", help="Instead of measuring it."),
+        typer.Option(
+            "--cpu-bandwidth",
+            min=0.1,
+            metavar="GB/S",
+            callback=finite,
+            help="Instead of measuring it.",
+        ),
     ] = None,
     cpu_flops: Annotated[
         float | None,
-        typer.Option("--cpu-flops", min=0.1, metavar="GFLOP/S", help="Instead of measuring it."),
+        typer.Option(
+            "--cpu-flops",
+            min=0.1,
+            metavar="GFLOP/S",
+            callback=finite,
+            help="Instead of measuring it.",
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The plan as JSON.", callback=errors_in_json)
+    ] = False,
 ) -> None:
     """Say which precision of a model fits a device, and how fast it runs there.
 
@@ -122,8 +141,6 @@ def plan(
         else:
             raise PlanError("--gpus: a CPU is one device; leave it out, or name a GPU with --gpu")
     except (ModelError, PlanError) as error:
-        if as_json:
-            typer.echo(json.dumps({"error": str(error)}))
         fail(str(error), Exit.INVALID)
     made = make_plan(facts, platform, load, precisions=precisions, target=target)
     if as_json:

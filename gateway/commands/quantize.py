@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.commands import Exit, fail
+from gateway.commands import Exit, errors_in_json, fail
 
 if TYPE_CHECKING:
     from engine.quantize import Calibration, Settings
@@ -106,7 +106,9 @@ def quantize(
         bool,
         typer.Option("--overwrite", help="Replace DIR where this command made it."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON.", callback=errors_in_json)
+    ] = False,
 ) -> None:
     """Quantize a model, so that it takes less memory and decodes faster.
 

@@ -45,6 +45,8 @@ class RemoteModel:
         Raises AnswerError: it can't be reached, refuses the key, or serves no model.
         """
         url = normalised_url(url)
+        if not api_key.isascii():
+            raise AnswerError("the API key has characters that no key has", fatal=True)
         with _explained(url):
             # A repeated request would count into the measured time: no retries.
             client = openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0)

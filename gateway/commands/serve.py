@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
 
 from gateway.commands import ConfigOption, EagerOption, SetOption, config_or_exit
+
+logger = logging.getLogger(__name__)
 
 
 def serve(
@@ -65,5 +68,8 @@ def serve(
 
     logs.configure(loaded.log_level)
     from gateway import server
+    from gateway.config.reading import overlooked
 
+    for warning in overlooked(loaded):
+        logger.warning("%s", warning)
     raise typer.Exit(server.serve(loaded))

@@ -101,7 +101,8 @@ def list_teams(
 
         print_json([team_object(team) for team in found])
     else:
-        print_table(("ID", "NAME", "WEIGHT", "LIMITS", "CREATED"), map(_row, found))
+        columns = ("ID", "NAME", "WEIGHT", "LIMITS", "CREATED")
+        print_table(columns, map(_row, found), wrapped=("LIMITS",))
 
 
 @teams.command("show")

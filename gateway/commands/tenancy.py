@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
-from gateway.commands import Exit, config_or_exit, fail
+from gateway.commands import Exit, config_or_exit, errors_in_json, fail, finite
 from gateway.commands.quantities import NONE, parse_budget, parse_count
 
 if TYPE_CHECKING:
@@ -78,19 +77,16 @@ async def every(read: Callable[[Slice], Awaitable[tuple[list[N], bool]]]) -> lis
     return found
 
 
-def _finite(number: float | None) -> float | None:
-    if number is not None and not math.isfinite(number):
-        raise typer.BadParameter(f"expected a number such as 2 or 0.5, not {number}")
-    return number
-
-
 WeightOption = Annotated[
     float | None,
     typer.Option(
-        "--weight", metavar="X", help="Share of a busy engine, beside others' 1.", callback=_finite
+        "--weight", metavar="X", help="Share of a busy engine, beside others' 1.", callback=finite
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, like the admin API.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="As JSON, like the admin API.", callback=errors_in_json),
+]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import typer
 from gateway.commands import ConfigOption, Exit, SetOption, config_or_exit, fail
 from gateway.commands.quantities import parse_duration
 from gateway.commands.tables import print_table
+from gateway.commands.tenancy import JsonOption
 
 if TYPE_CHECKING:
     from gateway.config import GatewayConfig
@@ -60,7 +61,7 @@ def usage(
         ),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="As CSV.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, like the admin API.")] = False,
+    as_json: JsonOption = False,
     rows: Annotated[
         bool, typer.Option("--rows", help="Each request's row, a JSON object a line.")
     ] = False,

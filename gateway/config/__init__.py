@@ -9,7 +9,7 @@ from gateway.config.models import (
     PriceConfig,
     SloConfig,
 )
-from gateway.config.reading import ConfigError, load_config
+from gateway.config.reading import ConfigError, UnreachableError, load_config
 from gateway.config.state import ResponsesConfig, StateConfig
 from gateway.config.tenants import (
     AdmissionConfig,
@@ -38,5 +38,6 @@ __all__ = [
     "ServerConfig",
     "SloConfig",
     "StateConfig",
+    "UnreachableError",
     "load_config",
 ]

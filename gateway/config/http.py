@@ -72,3 +72,8 @@ class ServerConfig(Frozen):
     unknown_fields: Literal["refuse", "ignore"] = Field(
         "refuse", description="what is done with request fields this server doesn't know"
     )
+
+    def address(self, port: int | str) -> str:
+        """As clients write it; `port` is what 0 became."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from engine.config import EngineConfig, Frozen
+from engine.config import MOST_MEMORY_GIB, EngineConfig, Frozen
 from gateway.tenants import NANOS, Price
 
 PublicName = Annotated[str, Field(min_length=1, max_length=128)]
@@ -91,7 +91,7 @@ class HardwareConfig(Frozen):
 
     name: str = Field(min_length=1, description="for people, e.g. 'NVIDIA T4'")
     device: Literal["gpu", "cpu"] = "gpu"
-    memory_gib: float = Field(gt=0, description="memory of one device")
+    memory_gib: float = Field(gt=0, le=MOST_MEMORY_GIB, description="memory of one device")
     tokens_per_sequence: int = Field(
         ge=1,
         description="prompt + completion of a typical request, to size the KV cache",

@@ -1,48 +1,104 @@
 """Reading a configuration: YAML, overridden by environment variables, overridden by options.
 
 A variable `GATEWAY_SERVER__PORT=8100` sets `server.port`; two underscores step down one level,
-and the value is read as YAML. Errors name the source, the key and what was expected.
+and the value is read as YAML. Errors name the source, the key and what was expected, but show
+nothing that may be a secret.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from gateway.config.whole import GatewayConfig
+from gateway.config.yaml_text import parse_yaml
 
 ENV_PREFIX = "GATEWAY_"
+_SECRET_SECTIONS = ("auth", "state", "limits")
+_CREDENTIALS = re.compile("://.*@", re.DOTALL)
 
 
 class ConfigError(Exception):
     """A configuration that can't be used; the message is ready to print."""
 
 
+class UnreachableError(ConfigError):
+    """What the configuration names can't be reached now; another time it may be."""
+
+
 def load_config(
     path: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> GatewayConfig:
     """Read `path`, then the environment, then `overrides` (dotted keys), the later winning.
 
-    Raises ConfigError: the file can't be read, is not YAML, or a key or value is not allowed.
+    `options`: how an override was said, for errors. Raises ConfigError: the file can't be read, is
+    not YAML, or a key or value is not allowed.
     """
     tree = _read_yaml(path) if path is not None else {}
-    for key, value in _from_environment(os.environ if environ is None else environ).items():
-        _put(tree, key, value)
+    sources = {"": str(path) if path is not None else "configuration"}
+    variables = _from_environment(os.environ if environ is None else environ)
+    said = [(_dotted(name), value, name) for name, value in variables.items()]
     for key, value in (overrides or {}).items():
-        if value is not None:
-            _put(tree, key, value)
+        said.append((key, value, (options or {}).get(key, key)))
+    for key, value, source in said:
+        _put(tree, key, value)
+        sources = {k: v for k, v in sources.items() if not k.startswith(f"{key}.")} | {key: source}
     try:
         return GatewayConfig.model_validate(tree)
     except ValidationError as error:
-        source = str(path) if path is not None else "configuration"
-        raise ConfigError(_explain(source, error)) from None
+        raise ConfigError(_explain(sources, error)) from None
+
+
+def overlooked(config: GatewayConfig, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Warnings of variables that look like ours and set nothing: they would step down with two
+    underscores, or do so from a section that there isn't."""
+    meant = {_one_underscore(name): name for name in map(_variable, _keys(GatewayConfig))}
+    keys = (*config.auth.api_keys, *config.auth.admin_keys)
+    ours = {*meant.values(), config.auth.pepper_env, *(key.env for key in keys)}
+    found = []
+    for name in os.environ if environ is None else environ:
+        if name in ours or not name.startswith(ENV_PREFIX):
+            continue
+        section, stepped, _ = _dotted(name).partition(".")
+        if _one_underscore(name) in meant:
+            advice = f"write {meant[_one_underscore(name)]}"
+        elif stepped and section not in GatewayConfig.model_fields:
+            advice = f"no section is called '{section}'"
+        else:
+            continue
+        found.append(f"the environment variable {name} sets nothing: {advice}")
+    return found
+
+
+def _keys(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The dotted keys of all fields, but not of what lists are made of."""
+    for name, field in model.model_fields.items():
+        yield f"{above}{name}"
+        one = field.annotation
+        for kind in get_args(one) if isinstance(one, UnionType) else (one,):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _keys(kind, f"{above}{name}.")
+
+
+def _variable(key: str) -> str:
+    return ENV_PREFIX + key.upper().replace(".", "__")
+
+
+def _one_underscore(variable: str) -> str:
+    return variable.replace("__", "_")
+
+
+def _dotted(variable: str) -> str:
+    return variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -52,8 +108,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: can't be read: {reason}") from None
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if tree is None:
         return {}
@@ -63,18 +119,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Only variables that name a section or a top-level field are ours to read."""
+    """By their names; only variables of a section or a top-level field are ours to read."""
     found: dict[str, Any] = {}
     for name, raw in environ.items():
         if not name.startswith(ENV_PREFIX):
             continue
-        key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
-        if key.split(".")[0] not in GatewayConfig.model_fields:
+        if _dotted(name).split(".")[0] not in GatewayConfig.model_fields:
             continue
         try:
-            found[key] = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise ConfigError(f"environment variable {name}: not a valid YAML value") from None
+            found[name] = parse_yaml(raw)
+        except ValueError as error:
+            raise ConfigError(
+                f"environment variable {name}: not a valid YAML value: {error}"
+            ) from None
     return found
 
 
@@ -89,18 +146,23 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     node[last] = value
 
 
-def _explain(source: str, error: ValidationError) -> str:
+def _explain(sources: Mapping[str, str], error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_url=False, include_context=False, include_input=True):
-        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        path = [str(part) for part in item["loc"]]
+        above = (".".join(path[:count]) for count in range(len(path), -1, -1))
+        source = next(sources[key] for key in above if key in sources)
+        key = ".".join(path) or "(top level)"
+        place = source if source.endswith(f" {key}") else f"{source}: {key}"
         if item["type"] == "extra_forbidden":
-            lines.append(f"{source}: {key}: unknown key; allowed here: {_allowed(item['loc'])}")
+            lines.append(f"{place}: unknown key; allowed here: {_allowed(item['loc'])}")
         else:
-            # A mistyped key must not reach a log, alone or inside of a section.
-            secret = item["loc"][:1] in (("auth",), ("state",))  # a URL may hold a password
+            # A mistyped key must not reach a log, alone or inside of a section, nor a password.
+            given = repr(item["input"])
+            secret = key.split(".")[0] in _SECRET_SECTIONS or _CREDENTIALS.search(given)
             shown = not secret and not isinstance(item["input"], dict)
-            got = f" (got {item['input']!r})" if shown else ""
-            lines.append(f"{source}: {key}: {item['msg'].removeprefix('Value error, ')}{got}")
+            got = f" (got {given})" if shown else ""
+            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}{got}")
     return "\n".join(lines)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
 
 from engine.config import Frozen
+from gateway.config.state import at_home
 
 
 class ApiKeyConfig(Frozen):
@@ -88,10 +92,25 @@ class AdmissionConfig(Frozen):
     )
 
 
+def _shared_through(given: str) -> str:
+    """Raises ValueError, which tells nothing of what was given: it may hold a password."""
+    try:
+        url = urlsplit(given)
+        known = url.scheme in ("redis", "rediss", "unix") and url.port != 0
+    except ValueError:
+        known = False
+    if known or given == "state":
+        return given
+    raise ValueError(
+        "expected 'state' or redis://HOST:PORT/DB; in a password characters such as @ : / have to "
+        "be percent-encoded, e.g. %40 for @"
+    )
+
+
 class LimitsConfig(Frozen):
     """Limits of keys and teams when several gateways serve them."""
 
-    share: str | None = Field(
+    share: Annotated[str, AfterValidator(_shared_through)] | None = Field(
         None,
         min_length=1,
         description="None: each gateway keeps limits of its own; 'state': shared through the state "
@@ -115,7 +134,7 @@ class LedgerConfig(Frozen):
     retention_days: float = Field(
         400.0, gt=0, le=36_500, description="rows are deleted after so long"
     )
-    journal: str | None = Field(
+    journal: Annotated[str, AfterValidator(at_home)] | None = Field(
         None,
         min_length=1,
         description="a directory for rows on their way to the database; default: beside a SQLite "

@@ -14,7 +14,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
-from gateway.config import ConfigError, LimitsConfig
+from gateway.config import ConfigError, LimitsConfig, UnreachableError
 from gateway.errors import UnavailableError
 from gateway.limits.shared import REMEMBERED_S, Ask, Grant
 
@@ -47,7 +47,7 @@ class RedisLimits:
             seconds, micros = await self._client.time()
         except (RedisError, OSError) as error:
             await self.close()
-            raise ConfigError(f"limits.share: can't use Redis: {error}") from None
+            raise UnreachableError(f"limits.share: can't use Redis: {error}") from None
         return float(seconds) + float(micros) / 1e6
 
     async def lease(self, call: int, asks: Sequence[Ask]) -> list[Grant]:

@@ -22,12 +22,10 @@ def shared_limits(config: LimitsConfig, database: Database) -> SharedLimits | No
         from gateway.limits.shared_tables import TableLimits
 
         return TableLimits(config, database)
-    if share.startswith(("redis://", "rediss://", "unix://")):
-        try:
-            from gateway.limits.shared_redis import RedisLimits
-        except ModuleNotFoundError:
-            raise ConfigError(
-                "limits.share: Redis needs the package redis: pip install redis"
-            ) from None
-        return RedisLimits(config, share)
-    raise ConfigError("limits.share: expected 'state' or redis://HOST:PORT/DB")
+    try:
+        from gateway.limits.shared_redis import RedisLimits
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "limits.share: Redis needs the package redis: pip install redis"
+        ) from None
+    return RedisLimits(config, share)

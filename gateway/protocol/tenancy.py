@@ -46,6 +46,12 @@ def _told_apart(name: str) -> str:
     return name
 
 
+def _no_word(name: str) -> str:
+    if name.lower() in ("none", "all"):
+        raise _invalid("a team isn't called 'none' or 'all', which are words of the command line")
+    return name
+
+
 def _path(path: str) -> str:
     trimmed = path.removesuffix("/")
     # Requests' paths have neither by the time they are compared.
@@ -69,6 +75,7 @@ def _decimal(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 _Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_told_apart)]
+_TeamName = Annotated[_Name, AfterValidator(_no_word)]
 _Id = Annotated[str, StringConstraints(max_length=MAX_ID)]
 _Model = Annotated[str, Field(min_length=1, max_length=128)]
 _Path = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_path)]
@@ -174,14 +181,14 @@ class RotateKey(WireModel):
 class CreateTeam(LimitFields):
     """A new team; its name is its alone."""
 
-    name: _Name
+    name: _TeamName
     weight: _Weight | None = None
 
 
 class UpdateTeam(LimitFields):
     """What is to change of a team."""
 
-    name: _Name | None = None
+    name: _TeamName | None = None
     weight: _Weight | None = None
 
 

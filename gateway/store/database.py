@@ -22,14 +22,11 @@ from sqlalchemy import (
     StaticPool,
     create_engine,
     event,
-    make_url,
 )
-from sqlalchemy.exc import (
-    ArgumentError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.config import ConfigError
+from gateway.config import ConfigError, UnreachableError
+from gateway.config.state import database_url
 from gateway.errors import UnavailableError, draining
 from gateway.store.migrations import ForeignDatabaseError, NewerSchemaError, migrate
 from gateway.store.writer import BUSY_TIMEOUT_S, FAILURES, Change, Writer
@@ -59,7 +56,13 @@ class Database:
     def __init__(self, url: str | None) -> None:
         self._url = _parsed(url)
         self._in_memory = _is_sqlite(self._url) and self._url.database in (None, "", ":memory:")
-        self._engine = _engine(self._url, self._in_memory)
+        try:
+            self._engine = _engine(self._url, self._in_memory)
+        except (TypeError, ValueError):  # which say what was given: it may be a password
+            raise ConfigError(
+                f"state.url: can't use {self.location}: the file's name, or an option behind "
+                "'?', is not a valid one"
+            ) from None
         self._writing = self._engine.execution_options(**{_WRITES: True})
         try:
             with self._writing.begin() as connection:
@@ -72,7 +75,8 @@ class Database:
             reason = getattr(error, "orig", None) or error
             self._refuse(
                 f"{str(reason).strip()}; name a database that can be written, or 'sqlite://' to "
-                "keep state in memory"
+                "keep state in memory",
+                UnreachableError,
             )
         except BaseException:
             self._engine.dispose()
@@ -152,29 +156,18 @@ class Database:
             retry_after_s=RETRY_S,
         )
 
-    def _refuse(self, reason: str) -> NoReturn:
+    def _refuse(self, reason: str, kind: type[ConfigError] = ConfigError) -> NoReturn:
         self._engine.dispose()
-        raise ConfigError(f"state.url: can't use {self.location}: {reason}") from None
+        raise kind(f"state.url: can't use {self.location}: {reason}") from None
 
 
 def _parsed(given: str | None) -> URL:
     if given is None:
         return _default_url()
     try:
-        url = make_url(given)
-    except ArgumentError:
-        url = URL.create("")
-    if url.get_backend_name() == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    if url.drivername in ("sqlite", "sqlite+pysqlite"):
-        path = url.database
-        if path and path.startswith("~"):
-            url = url.set(database=str(Path(path).expanduser()))
-        return url
-    raise ConfigError(
-        "state.url: expected sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE, or "
-        "sqlite:// for state in memory"
-    )
+        return database_url(given)
+    except ValueError as error:
+        raise ConfigError(f"state.url: {error}") from None
 
 
 def state_directory() -> Path:

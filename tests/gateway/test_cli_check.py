@@ -110,14 +110,66 @@ def test_keys_are_listed_by_name_and_never_shown(
     assert answer.exit_code == 0
     assert "alice (from ALICE_KEY), bob (from BOB_KEY)" in answer.stdout
     assert "BOB_KEY must hold a key" in answer.stdout
+    assert "where the server runs without, it doesn't start" in answer.stdout
     assert secret not in answer.output
 
 
-@pytest.mark.parametrize("given", ["server.port", "=1", "server.port=[", "server.port=x"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "server.port",
+        "=1",
+        "server.port=[",
+        "server.port=x",
+        "server.port=null",
+        "server={a: 1, a: 2}",
+    ],
+)
 def test_a_bad_assignment_is_exit_code_2(cli: CliRunner, given: str) -> None:
     answer = cli.invoke(app, ["check", "default", "--set", given])
     assert answer.exit_code == 2
     assert "error:" in answer.stderr
+
+
+def test_an_assignment_that_cant_be_read_is_told_without_its_value(cli: CliRunner) -> None:
+    for given in ("limits.share=[redis://:SECRET@h", "limits.share:redis://:SECRET@h"):
+        answer = cli.invoke(app, ["check", "default", "--set", given])
+        assert answer.exit_code == 2
+        assert "SECRET" not in answer.output
+
+
+def test_an_option_that_is_wrong_is_named(cli: CliRunner) -> None:
+    answer = cli.invoke(app, ["serve", "--port", "99999"])
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("error: --port: server.port: Input should be less")
+    answer = cli.invoke(app, ["check", "default", "--set", "server.port=x"])
+    assert answer.stderr.startswith("error: --set server.port: Input should be a valid integer")
+
+
+def test_a_variable_that_sets_nothing_is_warned_of(
+    cli: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_SERVER_PORT", "8100")
+    answer = cli.invoke(app, ["check", "default"])
+    assert "warning: the environment variable GATEWAY_SERVER_PORT sets nothing" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["keys", "list", "--set", "server.port=x"],
+        ["keys", "create", "--rpm", "many"],
+        ["teams", "list", "--set", "server.port=x"],
+        ["usage", "--by", "nothing"],
+        ["plan", "--gpu", "t5"],
+        ["quantize", "m", "--method", "fp8", "-o", ".", "--group-size", "3"],
+    ],
+)
+def test_with_json_every_error_is_an_object_too(cli: CliRunner, words: list[str]) -> None:
+    answer = cli.invoke(app, [*words, "--json"])
+    assert answer.exit_code == 2
+    assert f"error: {json.loads(answer.stdout)['error']}\n" == answer.stderr
+    assert cli.invoke(app, words).stdout == ""
 
 
 @pytest.mark.parametrize("command", ["serve", "chat"])

@@ -138,3 +138,12 @@ def test_without_options_it_is_the_embedded_model_on_this_cpu(
     assert "Take bf16: the weights fit as they are" in answer.stdout
     assert "150 operators x 40 µs" in answer.stdout
     assert asked[-1] == {"bandwidth_gb": 20.0, "gflops": None}
+
+
+@pytest.mark.parametrize("number", ["inf", "nan"])
+@pytest.mark.parametrize(
+    "option", ["--memory-gib", "--target-tokens-per-s", "--cpu-bandwidth", "--cpu-flops"]
+)
+def test_infinity_is_no_number_to_plan_with(cli: CliRunner, option: str, number: str) -> None:
+    answer = cli.invoke(app, ["plan", "--gpu", "t4", option, number])
+    assert answer.exit_code == 2, answer.output

@@ -85,6 +85,19 @@ async def test_no_byte_keeps_a_connection_open_for_ever(
     writer.close()
 
 
+async def test_however_short_it_is_kept_a_connection_takes_a_second_request(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(**{"server.keep_alive_s": 0.4})
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    for _ in range(2):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"HTTP/1.1 200")
+        await asyncio.sleep(0.2)
+    writer.close()
+
+
 async def test_a_refused_upload_still_gets_its_answer(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(**{"server.max_body_bytes": 2048})
 

@@ -8,10 +8,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from bench.servers.server import free_port
+from gateway.config import load_config
+from gateway.server import Serving
 from tests.gateway.test_hangups import LONG, request_bytes
 
 
@@ -120,4 +123,65 @@ async def test_a_port_in_use_is_exit_code_1_and_says_which_key(start_program: St
     _, said = await child.communicate()
     assert child.returncode == 1
     assert b"server.port" in said
+    assert b"is another server running there?" in said
     assert json.dumps(program.port).encode() in said
+
+
+async def refused(*options: str) -> tuple[int | None, str]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", "serve", "--set", "engine.kind=simulated", *options,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, said = await child.communicate()
+    return child.returncode, said.decode()
+
+
+@pytest.mark.parametrize("host", ["ü..x", "nosuchhost.invalid"])
+async def test_a_host_that_is_none_is_exit_code_1_and_nobody_elses_fault(host: str) -> None:
+    code, said = await refused("--host", host)
+    assert code == 1
+    assert "server.host, server.port: can't listen on" in said
+    assert "Traceback" not in said
+    assert "another server" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["auth.admin_keys=[{name: a, env: NOSUCH}]"], "NOSUCH must hold a key"),
+        (["limits.share=state", "state.url=sqlite://"], "keeps state in memory"),
+        (
+            ["server.host=0.0.0.0", "server.port=0", "state.url=sqlite://"],
+            "no API key is asked for",
+        ),
+    ],
+)
+async def test_a_configuration_that_cant_be_used_is_exit_code_2(
+    options: list[str], why: str
+) -> None:
+    code, said = await refused(*(word for option in options for word in ("--set", option)))
+    assert code == 2
+    assert why in said
+
+
+async def test_a_store_that_is_down_is_exit_code_1_as_it_may_be_up_again(
+    tmp_path: Path,
+) -> None:
+    redis = f"limits.share=redis://127.0.0.1:{free_port()}/0"
+    code, said = await refused("--set", redis, "--set", f"state.url=sqlite:///{tmp_path}/s.db")
+    assert code == 1
+    assert "can't use Redis" in said
+
+
+async def test_an_address_of_ipv6_is_told_as_clients_write_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = {"engine.kind": "simulated", "state.url": "sqlite://", "server.host": "::1"}
+    config = load_config(overrides={**settings, "server.port": 0}, environ={})
+    serving = Serving(config)
+    caplog.set_level("INFO")
+    running = asyncio.create_task(serving.run())
+    await serving.ready()
+    assert f"http://[::1]:{serving.port}/v1" in caplog.text
+    serving.stop()
+    assert await running == 0

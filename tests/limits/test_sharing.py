@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, LimitsConfig
+from gateway.config import ConfigError, LimitsConfig, load_config
 from gateway.errors import QuotaExceededError, RateLimitError, UnavailableError
 from gateway.limits import Limiter, Reservation, shared_limits
 from gateway.limits.leased import RECHECK_S
@@ -412,13 +412,9 @@ async def test_limits_can_not_be_shared_through_memory() -> None:
 
 
 @pytest.mark.parametrize("share", ["memcached://x", "redis://:port/x", "State"])
-async def test_what_nothing_can_be_shared_through_is_a_config_error(
-    share: str, tmp_path: Path
-) -> None:
-    database = Database(f"sqlite:///{tmp_path}/state.db")
-    with pytest.raises(ConfigError, match=r"limits\.share"):
-        shared_limits(LimitsConfig(share=share), database)
-    await database.close()
+def test_what_nothing_can_be_shared_through_is_a_config_error(share: str) -> None:
+    with pytest.raises(ConfigError, match=r"limits\.share: expected 'state' or redis://"):
+        load_config(overrides={"limits.share": share}, environ={})
 
 
 async def test_a_redis_that_is_not_there_stops_the_start(tmp_path: Path) -> None:

@@ -108,12 +108,18 @@ async def test_by_default_it_is_a_private_file_below_the_state_directory(
         ("sqlite:////dev", "Is a directory"),
         ("mysql://somewhere/db", "expected sqlite:///FILE"),
         ("nonsense", "expected sqlite:///FILE"),
+        ("postgresql://user:p@ss:hidden@host/db", "percent-encoded, e.g. %40 for @"),
+        ("postgresql://user:p@hidden@host/db", "percent-encoded, e.g. %40 for @"),
+        ("postgresql://user:hidden@host:/db", "percent-encoded, e.g. %40 for @"),
+        ("sqlite:///~nosuchuser/x.db", "'~' leads nowhere here"),
+        ("sqlite:////dev/null?timeout=hidden", "an option behind '?'"),
     ],
 )
 def test_what_cannot_be_opened_is_named_with_its_key(url: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=r"state\.url") as refused:
         Database(url)
     assert reason in str(refused.value)
+    assert "hidden" not in str(refused.value)
 
 
 def test_a_database_that_cannot_be_reached_is_told_without_its_password(

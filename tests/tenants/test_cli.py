@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.__main__ import app
+from gateway.commands.tables import print_table
 from tests.store.conftest import Clock
 from tests.tenants.conftest import site_of
 
@@ -140,6 +141,19 @@ def test_lists_are_tables_for_people_and_leave_revoked_keys_out(
     assert [key["name"] for key in told("keys", "list", "--team", "research")] == ["one"]
 
 
+def test_in_a_narrow_terminal_nothing_is_cut_off_and_limits_take_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    rows = [("key_" + "0" * 24, "my app", "sk-gw-…ppLc", "60 requests/min, 1,000 tokens/min")]
+    print_table(("ID", "NAME", "KEY", "LIMITS"), rows, wrapped=("LIMITS",))
+    shown = capsys.readouterr().out
+    for whole in (*rows[0][:3], "requests/min,", "tokens/min"):
+        assert whole in shown
+    assert rows[0][3] not in shown
+
+
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [
@@ -163,6 +177,11 @@ def test_lists_are_tables_for_people_and_leave_revoked_keys_out(
         (["teams", "create", "fresh", "--weight", "nan"], 2, "expected a number such as 2"),
         (["teams", "create", "fresh", "--weight", "1e-320"], 2, "Expected a value >= 0.001"),
         (["teams", "create", "team_a"], 2, "a name doesn't begin with 'key_' or 'team_'"),
+        (["teams", "create", "None"], 2, "a team isn't called 'none' or 'all'"),
+        (["teams", "update", "taken", "--name", "all"], 2, "a team isn't called 'none' or 'all'"),
+        (["keys", "create", "--team", "none"], 2, "--team: a new key is in no team"),
+        (["keys", "create", "--model", "all", "--model", "x"], 2, "--model: 'all' is every one"),
+        (["keys", "update", "x", "--endpoint", "/v1", "--endpoint", "all"], 2, "--endpoint: 'all'"),
         (["keys", "create", "--team", "taken", "--weight", "2"], 2, "Invalid 'weight'"),
         (["keys", "rotate", "none", "--grace", "1y"], 2, "--grace: expected a duration"),
         (["keys", "rotate", "none", "--grace", "9" * 400 + "d"], 2, "--grace: expected a duration"),
