@@ -1,10 +1,10 @@
 # Everything a person types. `make` alone lists it.
 
 VENV   := .venv
-PY     := $(VENV)/bin/python
+PY     := '$(VENV)/bin/python'
 DEVICE ?= auto
 ARGS   ?=
-SETUP  := sh scripts/setup.sh --device $(DEVICE)
+SETUP  := sh scripts/setup.sh --device $(DEVICE) --venv '$(VENV)'
 
 # Without compiled files every start of the engine compiles all of its imports again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -51,7 +51,7 @@ lint: setup-dev ## ruff, mypy and the import rules
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(VENV)/bin/lint-imports
+	@'$(VENV)/bin/lint-imports'
 
 fmt: setup-dev ## format and fix what can be fixed
 	@$(PY) -m ruff format .
@@ -69,7 +69,7 @@ setup-dev:
 
 clean: ## remove caches and build output
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## the same, and the environments
-	@rm -rf $(VENV) .conformance .loadtools .lm-eval
+	@rm -rf '$(VENV)' .conformance .loadtools .lm-eval

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
+import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,9 @@ import psutil
 from engine.config import EngineConfig
 from engine.cpu_threads import read_books
 from engine.models import cache_root
+
+# What paths are split at, in command lines and in the loader's LD_PRELOAD.
+SPLITS = re.compile(r"""[\s'"\\]""")
 
 
 def prepare_import() -> None:
@@ -45,9 +50,10 @@ def engine_processes(
         if in_process:
             # Without it vLLM puts the CPU worker back into a process of its own.
             wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # vLLM preloads its OpenMP into what it starts; nothing started later should inherit that.
     own = {"VLLM_RPC_BASE_PATH": directory, "TMPDIR": directory}
-    restored = {name: os.environ.get(name) for name in (*wanted, *own, "LD_PRELOAD")}
+    if SPLITS.search(sys.prefix):
+        own["LD_PRELOAD"] = _preloads_outside(sys.prefix)
+    restored = {name: os.environ.get(name) for name in (*wanted, *own)}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     os.environ.update(own)
@@ -57,6 +63,17 @@ def engine_processes(
         _restore(restored)
 
 
+@contextmanager
+def preloads_undone() -> Iterator[None]:
+    """vLLM's settings, once made, have its OpenMP preloaded into whatever is started. That is for
+    the engine's processes; nothing started later should inherit it."""
+    before = {"LD_PRELOAD": os.environ.get("LD_PRELOAD")}
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
 def compiler_problem(environ: Mapping[str, str] = os.environ) -> str | None:
     """Why torch.compile can't work on this machine's CPU, or None where it can."""
     compiler = environ.get("CXX") or "g++"
@@ -64,6 +81,9 @@ def compiler_problem(environ: Mapping[str, str] = os.environ) -> str | None:
         return f"no C++ compiler ({compiler}) was found"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         return "the headers of Python (Python.h) are missing"
+    for path in (sys.prefix, sys.base_prefix, environ.get("TORCHINDUCTOR_CACHE_DIR", "")):
+        if SPLITS.search(path):
+            return f"torch can't give the compiler a path with a space or a quote: {path}"
     return None
 
 
@@ -106,6 +126,12 @@ def _cpu_variables(config: EngineConfig, *, adapts: bool) -> dict[str, str]:
         "TORCH_LOGS": "-torch._library.triton",
         "PYTHONWARNINGS": "ignore",
     }
+
+
+def _preloads_outside(folder: str) -> str:
+    """What is preloaded but for the libraries in `folder`."""
+    listed = os.environ.get("LD_PRELOAD", "").split(":")
+    return ":".join(one for one in listed if not one.startswith(folder))
 
 
 def _restore(variables: Mapping[str, str | None]) -> None:

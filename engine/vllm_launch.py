@@ -121,7 +121,10 @@ def _load(
     cpu = current_platform.is_cpu()
     adapts = cpu and uni and environment.threads_adapt(config)
     files = tempfile.TemporaryDirectory(prefix="engine-")
-    with tempfile.TemporaryDirectory(prefix="engine-start-") as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="engine-start-") as directory,
+        environment.preloads_undone(),
+    ):
         errors = Path(directory) / "errors.log"
         try:
             args = engine_args(config, model_path, name)
@@ -253,6 +256,10 @@ _ADVICE = (
     (
         re.compile(r"out of memory|OutOfMemory|Available memory on node"),
         "lower kv_cache_gib, gpu_memory_utilization, max_num_seqs or max_model_len",
+    ),
+    (
+        re.compile(r"InductorError|CppCompileError"),
+        'engine.compile: "off" (--eager) serves without compiling',
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from collections.abc import Callable
@@ -54,11 +55,11 @@ def run(command: list[str], log: Path, watch: Watch | None = None) -> None:
     Raises InstallError. Where we are interrupted the command is stopped first.
     """
     lines: list[str] = []
-    with log.open("a") as record, start(command) as child:
-        record.write(f"$ {' '.join(command)}\n")
+    note(log, f"$ {' '.join(command)}\n")
+    with start(command) as child:
         try:
             for line in child.stdout or ():
-                record.write(line)
+                note(log, line)
                 lines.append(line.rstrip())
                 if watch:
                     watch(line)
@@ -67,6 +68,12 @@ def run(command: list[str], log: Path, watch: Watch | None = None) -> None:
             raise
     if child.returncode:
         raise explain(lines, log)
+
+
+def note(log: Path, text: str) -> None:
+    """Best effort: on a full disk it is the installer's own failure that has to be told."""
+    with contextlib.suppress(OSError), log.open("a") as record:
+        record.write(text)
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -83,11 +90,13 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def explain(lines: list[str], log: Path) -> InstallError:
-    """The error for a command that printed `lines` and failed."""
+def explain(lines: list[str], log: Path | None = None) -> InstallError:
+    """The error for a failed step that printed `lines`, which are in `log` where there is one."""
     output = "\n".join(lines)
-    tail = "\n".join(f"  | {line}" for line in lines[-8:])
+    told = "\n".join(f"  | {line}" for line in lines[-8:])
+    if log is not None:
+        told += f"\n  The whole output is in {log}."
     for pattern, kind, remedy in REMEDIES:
         if re.search(pattern, output):
-            return kind(f"{remedy}\n{tail}\n  The whole output is in {log}.")
-    return InstallError(f"The command failed:\n{tail}\n  The whole output is in {log}.")
+            return kind(f"{remedy}\n{told}")
+    return InstallError(f"A step failed:\n{told}")

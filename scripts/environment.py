@@ -24,6 +24,15 @@ def digest(*paths: Path) -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
 
 
+def made_for(path: Path) -> dict[str, str]:
+    """The identity of the environment there; empty where there is none, or none that runs."""
+    try:
+        identity = dict(json.loads((path / STAMP).read_text())["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return identity if (path / "bin" / "python").exists() else {}
+
+
 @dataclass
 class Environment:
     """A virtual environment for one project folder, device and Python (its `identity`).
@@ -51,7 +60,7 @@ class Environment:
             stamp = json.loads((self.path / STAMP).read_text())
             identity, done = dict(stamp["identity"]), dict(stamp["done"])
         except (OSError, ValueError, KeyError, TypeError):
-            if not (self.path / "pyvenv.cfg").exists() and set(self.path.iterdir()) - {self.log}:
+            if not self._is_ours():
                 raise InstallError(
                     f"{self.path} exists and is not a virtual environment; move it away."
                 ) from None
@@ -63,6 +72,11 @@ class Environment:
             return "its Python is gone"
         self.done = done
         return None
+
+    def _is_ours(self) -> bool:
+        if not self.path.is_dir():
+            return False
+        return (self.path / "pyvenv.cfg").exists() or not set(self.path.iterdir()) - {self.log}
 
     @property
     def log(self) -> Path:

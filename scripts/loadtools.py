@@ -3,7 +3,7 @@
     python -m scripts.loadtools
 
 What is there already is left as it is; an interrupted run goes on where it stopped. Exit codes: 0
-ready, 4 an installation failed.
+ready, 4 an installation failed, 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.commands import InstallError
 from scripts.environment import Environment, digest
-from scripts.setup import FAILED, REQUIREMENTS, ROOT, TORCH_LOCK, install_cpu_torch
+from scripts.setup import REQUIREMENTS, ROOT, TORCH_LOCK, guarded, install_cpu_torch
 
 LOCK = REQUIREMENTS / "loadtools.lock"
 PROGRAMS = ("locust", "guidellm")
@@ -47,14 +46,13 @@ def main() -> int:
         description=f"install {' and '.join(PROGRAMS)} in an environment of their own",
     )
     parser.add_argument("--home", type=Path, default=ROOT / ".loadtools", metavar="DIR")
-    home = parser.parse_args().home.absolute()
-    try:
+    home = parser.parse_args().home.resolve()
+
+    def work() -> None:
         install(home)
-    except InstallError as error:
-        print(f"load tools: {error}", file=sys.stderr)
-        return FAILED
-    print(f"load tools: ready in {home / 'bin'}")
-    return 0
+        print(f"load tools: ready in {home / 'bin'}")
+
+    return guarded("load tools", work)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Device = Literal["cpu", "cuda"]
+DEVICES: tuple[Device, ...] = get_args(Device)
 
-# Room for the unpacked environment, and for the wheels while they are downloaded, in GiB.
-ENVIRONMENT_GIB: dict[Device, float] = {"cpu": 2.5, "cuda": 14.0}
-DOWNLOAD_GIB: dict[Device, float] = {"cpu": 1.0, "cuda": 6.0}
 # The oldest C library that every locked wheel runs on.
 MIN_GLIBC = (2, 31)
 
@@ -33,10 +33,17 @@ class DeviceChoice:
     reason: str
 
 
-def choose_device(wanted: Device | Literal["auto"]) -> DeviceChoice:
-    """`wanted` is cpu, cuda, or auto: cuda where the NVIDIA driver lists a GPU."""
+def choose_device(wanted: Device | Literal["auto"], kept: str | None = None) -> DeviceChoice:
+    """`wanted` is cpu, cuda, or auto: what the environment was made for (`kept`); where there is
+    none, cuda if the NVIDIA driver lists a GPU.
+
+    Raises UnsuitableMachineError where the driver can't say.
+    """
     if wanted != "auto":
         return DeviceChoice(wanted, "asked for")
+    for device in DEVICES:
+        if device == kept:
+            return DeviceChoice(device, "as before; DEVICE changes it")
     gpus = nvidia_gpus()
     if gpus:
         return DeviceChoice("cuda", gpus[0])
@@ -44,19 +51,26 @@ def choose_device(wanted: Device | Literal["auto"]) -> DeviceChoice:
 
 
 def nvidia_gpus() -> list[str]:
-    """The driver's own list, empty without a driver or where it doesn't answer."""
+    """The driver's own list, empty without a driver. Raises UnsuitableMachineError."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     try:
         listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _silent_driver(str(error)) from None
     # "GPU 0: NVIDIA T4 (UUID: …)"; where the driver is broken the exit code says so.
-    if listed.returncode:
-        return []
+    if listed.returncode and "No devices" not in listed.stdout:
+        raise _silent_driver(f"exit code {listed.returncode}: {listed.stdout.strip()}")
     lines = [line.split(" (UUID")[0] for line in listed.stdout.splitlines()]
     return [line for line in lines if line.startswith("GPU ")]
+
+
+def _silent_driver(problem: str) -> UnsuitableMachineError:
+    return UnsuitableMachineError(
+        f"whether there is a GPU can't be told, as nvidia-smi fails ({problem}).\n"
+        "  Give DEVICE=cpu or DEVICE=cuda; after an update of the driver a restart helps."
+    )
 
 
 def require_platform() -> None:
@@ -77,13 +91,12 @@ def require_platform() -> None:
         )
 
 
-def require_disk(venv: Path, device: Device) -> None:
-    """Raises UnsuitableMachineError where the environment or its downloads wouldn't fit."""
+def require_disk(venv: Path, unpacked_gib: float, downloads_gib: float) -> None:
+    """Raises UnsuitableMachineError where so much more wouldn't fit into the environment, or so
+    much into the folder of downloads."""
     needed: dict[int, tuple[Path, float]] = {}
-    for path, gib in (
-        (venv.parent, ENVIRONMENT_GIB[device]),
-        (Path(tempfile.gettempdir()), DOWNLOAD_GIB[device]),
-    ):
+    above = next(path for path in venv.parents if path.exists())
+    for path, gib in ((above, unpacked_gib), (Path(tempfile.gettempdir()), downloads_gib)):
         disk = path.stat().st_dev
         needed[disk] = (path, needed.get(disk, (path, 0.0))[1] + gib)
     for path, gib in needed.values():
@@ -95,8 +108,8 @@ def require_disk(venv: Path, device: Device) -> None:
             )
 
 
-def compiler_warnings() -> list[str]:
-    """What torch.compile would miss here. It builds its CPU kernels with a C++ compiler."""
+def compiler_warnings(venv: Path) -> list[str]:
+    """What keeps torch.compile from working here. It builds its CPU kernels with a C++ compiler."""
     consequence = "the model will be served uncompiled, which is slower"
     warnings = []
     compiler = (os.environ.get("CXX") or "g++").split()[0]
@@ -111,4 +124,15 @@ def compiler_warnings() -> list[str]:
             f"Python.h is missing from {include}; {consequence}. "
             f"apt-get install {python}-dev, or dnf install {python}-devel."
         )
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~")
+    for variable, path in (
+        ("VENV", str(venv)),
+        ("PYTHON", sys.base_prefix),
+        ("TORCHINDUCTOR_CACHE_DIR", os.environ.get("TORCHINDUCTOR_CACHE_DIR") or caches),
+    ):
+        if re.search(r"""[\s'"\\]""", path):
+            warnings.append(
+                f"torch can't give the compiler a path with a space or a quote: {path}; "
+                f"{consequence}. Give another: make … {variable}=/some/where."
+            )
     return warnings

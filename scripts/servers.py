@@ -13,10 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from stat import S_IXOTH
 
 START_S = 60.0
 STOP_S = 20.0
@@ -49,6 +51,12 @@ class Owner:
 
     def __init__(self) -> None:
         self.account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+    def temporary(self) -> str:
+        """Where temporary files go: root's own folder may be closed to whom they belong to."""
+        usual = Path(tempfile.gettempdir())
+        closed = [path for path in (usual, *usual.parents) if not path.stat().st_mode & S_IXOTH]
+        return "/tmp" if self.account and closed else str(usual)  # noqa: S108
 
     def folder(self, path: Path) -> Path:
         path.mkdir(mode=0o700, exist_ok=True)
@@ -112,7 +120,11 @@ def postgres(folder: Path, owner: Owner) -> Iterator[str]:
     made = owner.start(
         [*make, "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"], folder
     )
-    if made.wait(START_S):
+    try:
+        failed = made.wait(START_S)
+    finally:
+        _stop(made)
+    if failed:
         raise ServiceError(f"PostgreSQL's initdb failed:\n{_log(folder)}")
     with (data / "postgresql.conf").open("a") as settings:
         settings.write(POSTGRES)

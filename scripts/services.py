@@ -5,7 +5,8 @@
 The command finds them by GATEWAY_TEST_POSTGRES and GATEWAY_TEST_REDIS. They keep what they hold in
 a temporary folder, listen on free ports of 127.0.0.1 and take a random password: servers that the
 machine runs already are neither used nor disturbed. --install installs what is missing, as root on
-Debian. Exit codes: the command's, or 3 where the servers can't be had. Standard library only.
+Debian. Exit codes: the command's, 2 wrong arguments, 3 where the servers can't be had, 130 or 143
+interrupted before the command began. Standard library only.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ def install(packages: list[str]) -> None:
 def run(command: list[str]) -> int:
     """The command's exit code."""
     with contextlib.ExitStack() as stack:
-        home = tempfile.TemporaryDirectory(prefix="gateway-services-")
-        folder, owner = Path(stack.enter_context(home)), Owner()
-        owner.folder(folder)
+        owner = Owner()
+        home = tempfile.TemporaryDirectory(prefix="gateway-services-", dir=owner.temporary())
+        folder = owner.folder(Path(stack.enter_context(home)))
         environ = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
         environ |= {
             "GATEWAY_TEST_POSTGRES": stack.enter_context(postgres(folder / "postgres", owner)),
@@ -100,6 +101,8 @@ def main() -> int:
         lacking = missing()
     if lacking:
         raise ServiceError(f"not installed: on Debian, apt-get install {' '.join(lacking)}")
+    if not shutil.which(given.command[0]):
+        parser.error(f"there is no command {given.command[0]}")
     return run(given.command)
 
 
@@ -109,3 +112,5 @@ if __name__ == "__main__":
     except ServiceError as error:
         print(f"services: {error}", file=sys.stderr)
         sys.exit(UNAVAILABLE)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.commands import InstallError, NotPublishedError, Watch
-from scripts.environment import Environment, digest
+from scripts.commands import InstallError, NotPublishedError, Watch, explain
+from scripts.environment import Environment, digest, made_for
 from scripts.machine import (
     Device,
     UnsuitableMachineError,
@@ -35,6 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 TORCH_LOCK = REQUIREMENTS / "torch-cpu.lock"
 UNSUITABLE, FAILED = 3, 4
+TORCH_GIB = (1.0, 0.4)
+PACKAGES_GIB: dict[Device, tuple[float, float]] = {"cpu": (1.5, 0.6), "cuda": (14.0, 6.0)}
 
 CHECK = """\
 import sys
@@ -47,12 +49,14 @@ if current_platform.device_type != sys.argv[1]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One part of the set-up; done once for each content of `sources`."""
+    """One part of the set-up; done once for each content of `sources`. `room`: the GiB it takes,
+    unpacked and while it is downloaded."""
 
     name: str
     title: str
     sources: tuple[Path, ...]
     action: Callable[[Watch], None]
+    room: tuple[float, float] = (0.0, 0.0)
 
 
 def plan(env: Environment, device: Device, *, dev: bool) -> list[Step]:
@@ -65,6 +69,7 @@ def plan(env: Environment, device: Device, *, dev: bool) -> list[Step]:
             f"packages from requirements/{lock.name}",
             (lock,),
             lambda watch: env.install_lock(lock, watch),
+            PACKAGES_GIB[device],
         ),
         Step(
             "project",
@@ -87,6 +92,7 @@ def plan(env: Environment, device: Device, *, dev: bool) -> list[Step]:
             "torch for the CPU",
             (TORCH_LOCK,),
             lambda watch: install_cpu_torch(env, watch),
+            TORCH_GIB,
         )
         steps.insert(0, torch)
     if dev:
@@ -188,8 +194,9 @@ def set_up(env: Environment, device: Device, reason: str, *, dev: bool, dry_run:
         say(f"set-up: up to date: {about}")
         return
     say(f"set-up: {about}")
-    require_disk(env.path, device)
-    for warning in compiler_warnings():
+    unpacked, downloads = (sum(step.room[i] for step in todo) for i in (0, 1))
+    require_disk(env.path, unpacked, downloads)
+    for warning in compiler_warnings(env.path):
         say(f"  warning: {warning}")
     if remake:
         say(f"  make {env.path}: {remake}")
@@ -210,6 +217,28 @@ def set_up(env: Environment, device: Device, reason: str, *, dev: bool, dry_run:
     say(f"set-up: ready in {time.monotonic() - began:.0f} s")
 
 
+def guarded(name: str, work: Callable[[], None]) -> int:
+    """The exit code of `work`, done while no other set-up of this folder is."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        with one_at_a_time():
+            work()
+    except UnsuitableMachineError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return UNSUITABLE
+    except (InstallError, OSError) as error:
+        failure = explain([str(error)]) if isinstance(error, OSError) else error
+        print(
+            f"{name}: {failure}\n  Once that is settled, run it again; it goes on from here.",
+            file=sys.stderr,
+        )
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="setup.sh", description="make .venv ready to serve")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -217,31 +246,21 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
+
+    def work() -> None:
         require_platform()
-        choice = choose_device(options.device)
-        identity = {
-            "device": choice.device,
-            "python": sysconfig.get_python_version(),
-            "folder": str(ROOT),
-        }
-        env = Environment(options.venv.absolute(), identity)
-        with one_at_a_time():
-            set_up(env, choice.device, choice.reason, dev=options.dev, dry_run=options.dry_run)
-    except UnsuitableMachineError as error:
-        print(f"set-up: {error}", file=sys.stderr)
-        return UNSUITABLE
-    except InstallError as error:
-        print(
-            f"set-up: {error}\n  Once that is settled, run it again; it goes on from here.",
-            file=sys.stderr,
-        )
-        return FAILED
-    except KeyboardInterrupt:
-        print("\nset-up: interrupted; run it again to go on", file=sys.stderr)
-        return 130
-    return 0
+        # Elsewhere where it is a link to a folder on another disk.
+        path = options.venv.resolve()
+        kept = made_for(path)
+        choice = choose_device(options.device, kept.get("device"))
+        python = {"python": sysconfig.get_python_version()}
+        identity = {"device": choice.device, **python, "folder": str(ROOT)}
+        if not os.environ.get("PYTHON") and kept | python == identity:
+            identity = kept
+        env = Environment(path, identity)
+        set_up(env, choice.device, choice.reason, dev=options.dev, dry_run=options.dry_run)
+
+    return guarded("set-up", work)
 
 
 if __name__ == "__main__":

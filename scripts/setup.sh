@@ -17,7 +17,9 @@ can_make_environments() {
 }
 
 without_venv=
-for python in ${PYTHON:-python3.11 python3.12 python3.13 python3 python}; do
+others=
+[ -n "${PYTHON:-}" ] || others='python3.12 python3.13 python3 python'
+for python in "${PYTHON:-python3.11}" $others; do
     supported "$python" || continue
     if can_make_environments "$python"; then
         exec "$python" -m scripts.setup "$@"

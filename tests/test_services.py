@@ -118,6 +118,38 @@ def test_the_servers_end_with_whoever_started_them(number: signal.Signals, folde
     assert answering(environ) == []
 
 
+@installed
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers run as somebody else")
+def test_a_temporary_folder_that_is_closed_to_the_servers_is_passed_over(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with beside_servers(TELL, tmp_path) as program:
+        environ = told(program)
+        program.communicate(timeout=60)
+    assert program.returncode == 0
+    assert environ["TMPDIR"] == str(tmp_path)
+
+
+@installed
+def test_an_interrupt_before_the_servers_are_ready_leaves_nothing(folder: Path) -> None:
+    with beside_servers(TELL, folder) as program:
+        give_up = time.monotonic() + 30
+        while not working_in(folder) and time.monotonic() < give_up:
+            time.sleep(0.01)
+        program.send_signal(signal.SIGINT)
+        out, errors = program.communicate(timeout=60)
+    assert (program.returncode, out, errors) == (130, "", "")
+    assert working_in(folder) == []
+    assert list(folder.iterdir()) == []
+
+
+@installed
+def test_a_command_that_does_not_exist_is_a_wrong_argument() -> None:
+    command = [sys.executable, "-m", "scripts.services", "no-such-command"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "there is no command no-such-command" in refused.stderr
+
+
 def test_without_servers_it_says_what_to_install(tmp_path: Path) -> None:
     refused = subprocess.run(
         [

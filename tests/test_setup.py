@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scripts import setup
 from scripts.commands import InstallError, NotPublishedError, run
 from scripts.environment import Environment, digest
 from scripts.setup import plan, torch_pin
@@ -200,6 +201,13 @@ def test_a_later_python_is_taken_where_an_earlier_one_can_not_make_environments(
     assert (result.returncode, result.stdout) == (READY, "chosen: -m scripts.setup --dev\n")
 
 
+def test_a_python_asked_for_by_hand_may_lie_below_a_folder_with_a_space(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    program(tmp_path / "a b", "python", 'case "$1" in -m) echo "chosen: $*" ;; esac')
+    result = set_up(path=tmp_path, environ={"PYTHON": str(tmp_path / "a b" / "python")})
+    assert (result.returncode, result.stdout) == (READY, "chosen: -m scripts.setup\n")
+
+
 def test_an_unfit_python_asked_for_by_hand_is_refused(empty_path: Path) -> None:
     program(empty_path, "python3.11", "exit 0")
     result = set_up(path=empty_path, environ={"PYTHON": "/nowhere/python3"})
@@ -218,7 +226,9 @@ def test_a_listed_gpu_means_the_cuda_lock(empty_path: Path, tmp_path: Path) -> N
     assert "torch for the CPU" not in result.stdout
 
 
-@pytest.mark.parametrize("script", ["echo 'No devices were found'", "echo 'GPU 0: x'; exit 9"])
+@pytest.mark.parametrize(
+    "script", ["echo 'No devices were found'", "echo No devices found; exit 6"]
+)
 def test_a_driver_without_a_gpu_means_the_cpu_lock(
     empty_path: Path, tmp_path: Path, script: str
 ) -> None:
@@ -226,6 +236,16 @@ def test_a_driver_without_a_gpu_means_the_cpu_lock(
     result = dry_run("--venv", str(tmp_path / "new"), path=empty_path)
     assert "cpu (no NVIDIA GPU found)" in result.stdout
     assert "requirements/cpu.lock" in result.stdout
+
+
+@pytest.mark.parametrize("script", ["echo 'GPU 0: x'; exit 9", "exit 255"])
+def test_a_driver_that_fails_is_not_taken_for_no_gpu(
+    empty_path: Path, tmp_path: Path, script: str
+) -> None:
+    program(empty_path, "nvidia-smi", script)
+    result = dry_run("--venv", str(tmp_path / "new"), path=empty_path)
+    assert result.returncode == UNSUITABLE
+    assert "Give DEVICE=cpu or DEVICE=cuda" in result.stderr
 
 
 def test_the_device_asked_for_wins_over_what_is_found(empty_path: Path, tmp_path: Path) -> None:
@@ -269,6 +289,18 @@ def test_with_a_compiler_nothing_is_warned_of_it(
     program(empty_path, environ.get("CXX", "g++"), "exit 0")
     result = dry_run("--venv", str(tmp_path / "new"), path=empty_path, environ=environ)
     assert "no C++ compiler" not in result.stdout
+
+
+@pytest.mark.parametrize("variable", ["VENV", "TORCHINDUCTOR_CACHE_DIR"])
+def test_a_path_that_no_compiler_can_be_given_is_a_warning(
+    empty_path: Path, tmp_path: Path, variable: str
+) -> None:
+    paths = {"VENV": tmp_path / "new", "TORCHINDUCTOR_CACHE_DIR": tmp_path / "cache"}
+    spaced = paths[variable] = tmp_path / "a b"
+    environ = {"TORCHINDUCTOR_CACHE_DIR": str(paths["TORCHINDUCTOR_CACHE_DIR"])}
+    result = dry_run("--venv", str(paths["VENV"]), path=empty_path, environ=environ)
+    assert f"a path with a space or a quote: {spaced}; the model will be served" in result.stdout
+    assert re.findall(r"Give another: make … (\w+)=", result.stdout) == [variable]
 
 
 # What it remembers
@@ -321,6 +353,37 @@ def test_an_environment_for_another_device_is_made_again(
     assert "it was made for device cpu" in result.stdout
 
 
+@pytest.mark.parametrize("script", ["echo 'GPU 0: NVIDIA T4'", "exit 9"])
+def test_an_environment_stays_what_it_was_made_for(
+    finished: Environment, empty_path: Path, script: str
+) -> None:
+    program(empty_path, "nvidia-smi", script)
+    result = dry_run("--venv", str(finished.path), path=empty_path)
+    assert "up to date: cpu (as before; DEVICE changes it)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "said"),
+    [
+        ([], {"PYTHON": ""}, "up to date: cpu (as before; DEVICE changes it), Python 3.10"),
+        ([], {"PYTHON": sys.executable}, "it was made for device cpu, python 3.10"),
+        (["--device", "cuda"], {"PYTHON": ""}, f"cuda (asked for), Python {PYTHON}"),
+    ],
+)
+def test_an_environment_keeps_its_python_until_another_is_asked_for(
+    finished: Environment,
+    empty_path: Path,
+    arguments: list[str],
+    environ: dict[str, str],
+    said: str,
+) -> None:
+    program(empty_path, "python3.11", f'exec {sys.executable} "$@"')
+    finished.identity["python"] = "3.10"
+    finished.finish("check", finished.done["check"])
+    result = dry_run(*arguments, "--venv", str(finished.path), path=empty_path, environ=environ)
+    assert said in result.stdout
+
+
 def test_an_environment_of_another_folder_is_made_again(
     finished: Environment, empty_path: Path
 ) -> None:
@@ -358,6 +421,38 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path, empty_pat
     assert os.listdir(tmp_path / "precious") == ["letter"]
 
 
+def test_a_file_in_the_place_of_the_environment_is_left_alone(
+    tmp_path: Path, empty_path: Path
+) -> None:
+    (tmp_path / "venv").write_text("dear")
+    result = dry_run("--device", "cpu", "--venv", str(tmp_path / "venv"), path=empty_path)
+    assert result.returncode == FAILED
+    assert "is not a virtual environment; move it away" in result.stderr
+
+
+def test_an_environment_may_be_a_link_to_a_folder_yet_to_be_made(
+    tmp_path: Path, empty_path: Path
+) -> None:
+    (tmp_path / "venv").symlink_to(tmp_path / "other disk" / "venv")
+    result = dry_run("--device", "cpu", "--venv", str(tmp_path / "venv"), path=empty_path)
+    assert result.returncode == READY
+    assert f"make {tmp_path / 'other disk' / 'venv'}: there is none yet" in result.stdout
+
+
+def test_room_is_asked_for_only_where_something_is_installed(
+    finished: Environment, empty_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, float]] = []
+    monkeypatch.setattr(setup, "require_disk", lambda _, *gib: asked.append(gib))
+    for step in ("project", "torch"):
+        finished.finish(step, "made from an older lock")
+        setup.set_up(finished, "cpu", "asked for", dev=True, dry_run=True)
+    finished.path.joinpath(".setup.json").unlink()
+    finished.path.joinpath("pyvenv.cfg").touch()
+    setup.set_up(finished, "cpu", "asked for", dev=True, dry_run=True)
+    assert asked == [(0, 0), setup.TORCH_GIB, pytest.approx((2.5, 1.0))]
+
+
 def test_a_package_cut_off_while_unpacking_is_installed_again(finished: Environment) -> None:
     packages = finished.path / "lib" / f"python{PYTHON}" / "site-packages"
     for name, files in {"whole-1.0": ("METADATA", "INSTALLER"), "half-1.0": ("METADATA",)}.items():
@@ -389,6 +484,20 @@ def test_a_failed_installer_is_explained(
         run([str(tmp_path / "installer")], tmp_path / "log")
     assert type(failure.value) is kind
     assert output in (tmp_path / "log").read_text()
+
+
+def test_a_log_that_can_not_be_written_hides_no_failure(tmp_path: Path) -> None:
+    program(tmp_path, "installer", "echo No space left on device; exit 1")
+    with pytest.raises(InstallError, match="disk is full"):
+        run([str(tmp_path / "installer")], Path("/dev/full"))
+
+
+def test_a_full_disk_is_a_failure_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def write() -> None:
+        Path("/dev/full").write_text("stamp")
+
+    assert setup.guarded("set-up", write) == FAILED
+    assert "set-up: The disk is full." in capsys.readouterr().err
 
 
 def test_what_an_installer_prints_can_be_watched(tmp_path: Path) -> None:

@@ -248,9 +248,10 @@ async def test_an_awq_checkpoint_loads_as_such_and_knows_the_capital_of_japan(
 
 
 async def test_what_cannot_be_loaded_says_why_and_leaves_nothing(
-    engines: Engines, checkpoint: Checkpoint, tmp_path: Path
+    engines: Engines, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await engines.stop()
+    preloaded = os.environ.get("LD_PRELOAD")
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint("mistral"), broken)
     (broken / "config.json").write_text("{}")
@@ -265,7 +266,14 @@ async def test_what_cannot_be_loaded_says_why_and_leaves_nothing(
     small = config.model_copy(update={"kv_cache_gib": 1e-4})
     with pytest.raises(EngineStartError, match="raise kv_cache_gib"):
         await vllm_engine.start(small, str(checkpoint("mistral")))
+    # So does a compiler that is there, but can't compile.
+    monkeypatch.setenv("CXX", "false")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    compiled = config.model_copy(update={"compile": "auto"})
+    with pytest.raises(EngineStartError, match=r"engine\.compile"):
+        await vllm_engine.start(compiled, str(checkpoint("mistral")))
     assert processes() == []
+    assert os.environ.get("LD_PRELOAD") == preloaded
 
 
 async def test_a_cancelled_start_leaves_nothing(engines: Engines, checkpoint: Checkpoint) -> None:
