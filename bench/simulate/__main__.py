@@ -17,8 +17,9 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.cli.command import Exit, at_least, command_parser
+from bench.cli.command import Exit, at_least, check_outputs, command_parser, early_exit
 from bench.cli.progress import live_progress
+from bench.errors import BenchError
 from bench.reports.report import write_json
 from bench.simulate import figures
 from bench.simulate.scenario import random_scenario
@@ -30,7 +31,8 @@ _CHUNK = 25
 _SHOWN = 10
 
 _DESCRIPTION = """\
-Simulate the gateway's admission and limits, the real code of both, over a model of an engine.
+Simulate the gateway's admission and limits, and what a request holds and has written down of it,
+the real code of all, over a model of an engine.
 
 Each seed is a world of its own: tenants of different weights and classes with limits of all
 kinds, floods and trickles of requests, clients that hang up, deadlines, an engine of random size
@@ -42,9 +44,15 @@ over-admitted  no limit or budget of a key or team is exceeded at any time
 unfair         two tenants that both wait are served alike by weight, within the bound of the
                Virtual Token Counter (arXiv 2401.00588)
 starved        nobody who waits is left behind anybody
-over-filled    the engine never holds more sequences than its seats, the margin or the spare ones
+overtaken      within a tenant and class, who asked first is started first
+over-filled    the engine never holds more sequences than its seats, the margin or the spare ones,
+               nor of one tenant more than the cap
 idle           nobody waits while the engine has nothing to do
-not released   all permits and reservations come back; the ledger's sums are the engine's counters
+mischarged     a tenant's counter is its uncached prompt tokens and twice its completion tokens
+misrecorded    each request is one row of the ledger; the sums of all, and their cost, are the
+               engine's counters
+not released   all permits come back
+not refunded   what a reservation didn't use of a budget, tokens or money, comes back
 
 A seed that fails is named, and fails again: --seed N --trace shows what happened in it.
 """
@@ -66,6 +74,10 @@ exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = _parser().parse_args(argv)
+    try:
+        _prepare(args)
+    except BenchError as error:
+        return early_exit(str(error))
     console = Console(stderr=True)
     if args.seed is not None:
         return _one(args)
@@ -89,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("python -m bench.simulate", _DESCRIPTION, _EXAMPLES)
     parser.add_argument(
-        "--seeds", type=at_least(0), default=1000, metavar="N", help="how many (default: 1000)"
+        "--seeds", type=at_least(1), default=1000, metavar="N", help="how many (default: 1000)"
     )
     parser.add_argument("--first", type=int, default=0, metavar="N", help="from here (default: 0)")
     parser.add_argument("--seed", type=int, metavar="N", help="this one alone")
@@ -110,6 +122,19 @@ def _parser() -> argparse.ArgumentParser:
         "them to DIR/simulated-fairness.svg",
     )
     return parser
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Raises BenchError: what is to be written couldn't be."""
+    directory: Path | None = args.figures
+    if directory is not None:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BenchError(f"--figures {directory}: {error.strerror}") from error
+        if not os.access(directory, os.W_OK):
+            raise BenchError(f"--figures {directory}: can't be written to")
+    check_outputs(args, "json")
 
 
 def _one(args: argparse.Namespace) -> int:
@@ -179,7 +204,6 @@ def _draw(directory: Path, console: Console) -> dict[str, Any]:
     with console.status("simulating the loads of bench.tenants"):
         found = figures.measure(seed=0)
     print("\n" + figures.to_markdown(found), end="")
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / "simulated-fairness.svg").write_text(figures.svg(found), encoding="utf-8")
     return figures.to_record(found)
 

@@ -106,6 +106,7 @@ class ModelledEngine:
         self._on_step = on_step
         self.dead = False
         self.prompt_tokens = 0
+        self.cached_tokens = 0
         self.generation_tokens = 0
         self.busy_s = 0.0
         self.peak_inside = 0
@@ -217,6 +218,7 @@ class ModelledEngine:
         if not work.began:
             work.began = True
             self.prompt_tokens += work.prompt_tokens
+            self.cached_tokens += work.cached
             work.customer.began(work.cached)
         work.customer.produced()
         if not one.left and one.inside:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from bench.simulate.engine import Work
 from bench.simulate.fairness import COMPLETION_COST, PROMPT_COST
-from gateway.admission import Demand, Permit
-from gateway.errors import APIError
-from gateway.limits import Reservation
+from engine.base import EngineDeadError
+from gateway.call import InterruptedCallError, Usage
+from gateway.errors import APIError, DeadlineError
+from gateway.holds import Hold
+from gateway.ledger import Entry
 
 if TYPE_CHECKING:
     from bench.simulate.world import Row, World
 
-REPLICA = "model/0"
 EVERYONE = "everyone"
 
 
@@ -36,9 +36,11 @@ class Life:
                 self._principal, owner=EVERYONE, weight=1.0, priority="online"
             )
         self._arrived = world.loop.time()
-        self._permit: Permit | None = None
-        self._reservation: Reservation | None = None
-        self._reserved = (0, 0, 0.0)
+        self._hold: Hold | None = None
+        self._failure: BaseException | None = None
+        self._reserved: tuple[int, int, float] | None = None
+        # By when it asked for a place; 0: it hasn't.
+        self._asked = 0
         self._work: Work | None = None
         self._ended: asyncio.Future[bool] | None = None
         self._vain = 0
@@ -47,72 +49,73 @@ class Life:
         """From arrival to the last line of the ledger, whatever happens."""
         row = self._row
         try:
-            row.outcome = await self._served()
+            await self._served()
+            row.outcome = "completed"
         except APIError as error:
-            row.outcome = f"rejected: {type(error).__name__}"
+            self._failure, row.outcome = error, f"rejected: {type(error).__name__}"
+        except EngineDeadError as error:
+            self._failure, row.outcome = error, "failed"
         except asyncio.CancelledError:
-            row.outcome = "cancelled"
+            self._failure, row.outcome = InterruptedCallError("disconnect"), "cancelled"
         finally:
             self._close()
             row.ended_at = self._world.loop.time()
             self._note(row.outcome or "?")
 
-    async def _served(self) -> str:
+    async def _served(self) -> None:
+        """Raises APIError; EngineDeadError where that had begun with it."""
         world, ask = self._world, self._ask
         world.serving()
-        self._permit = permit = world.admission.enter(REPLICA, self._principal)
-        permit.progress = self._progress
-        world.limiter.check(ask.principal.accounts)
+        entry = Entry(str(self._number), ask.principal.name, "simulated", world.wall())
+        self._hold = hold = world.holds.open(world.deployment, self._principal, entry)
+        world.opened.append(entry)
+        hold.permit.progress = self._progress
         await asyncio.sleep(ask.render_s)
-        await self._reserve()
+        await self._reserve(hold)
         while True:
-            await self._turn(permit)
-            if await self._generated():
-                return "completed"
+            await self._turn(hold)
+            if await self._generated(hold):
+                return
             if self._work is not None and self._work.began:
-                return "failed"
+                raise EngineDeadError
             self._note("has to start again")
-            permit.requeue()
+            hold.permit.requeue()
 
-    async def _reserve(self) -> None:
+    async def _reserve(self, hold: Hold) -> None:
         world, ask = self._world, self._ask
         completion = ask.max_tokens * len(ask.completions)
+        pending = hold.reserve(ask.prompt_tokens, completion)
+        if pending is not None:
+            await pending
         tokens = ask.prompt_tokens + completion
         cost = world.scenario.price.cost(ask.prompt_tokens, 0, completion)
-        accounts = ask.principal.accounts
-        found = world.limiter.reserve(accounts, tokens, cost)
-        self._reservation = await found if inspect.isawaitable(found) else found
         self._reserved = (tokens, cost, world.wall())
-        world.allowance.reserve(accounts, tokens, cost, world.wall())
+        world.allowance.reserve(ask.principal.accounts, tokens, cost, world.wall())
 
-    async def _turn(self, permit: Permit) -> None:
+    async def _turn(self, hold: Hold) -> None:
         """Wait in the queue. Raises OverloadedError, DeadlineError, UnavailableError."""
         world, ask = self._world, self._ask
         deadline = None if ask.timeout_s is None else self._arrived + ask.timeout_s
-        demand = Demand(
-            tenant=self._principal.tenant,
-            weight=self._principal.weight,
-            priority=self._principal.priority,
-            prompt_tokens=ask.prompt_tokens,
-            sequences=len(ask.completions),
-            max_tokens=ask.max_tokens * len(ask.completions),
-            deadline=deadline,
-        )
-        waiting = permit.request(demand)
+        choices = len(ask.completions)
+        demand = hold.demand(ask.prompt_tokens, choices, ask.max_tokens * choices, deadline)
+        self._asked = self._asked or world.starts.ask()
+        waiting = hold.permit.request(demand)
         if waiting is None:
             self._note("goes at once")
             return
         self._note("waits")
         world.watch.wait(self.tenant)
+        world.starts.wait(demand, self._asked, waiting)
         try:
             await waiting
         finally:
             world.watch.leave(self.tenant)
+            world.starts.leave(demand, self._asked, waiting)
         self._note("goes")
         if deadline is not None and world.loop.time() > deadline + 1e-9:
             world.violated(f"request {self._number} was started after its deadline")
 
-    async def _generated(self) -> bool:
+    async def _generated(self, hold: Hold) -> bool:
         """Whether the engine came to the end of it."""
         world, ask = self._world, self._ask
         engine = world.engine
@@ -120,11 +123,13 @@ class Life:
             await self._in_vain()
             return False
         self._vain = 0
+        hold.begin(ask.prompt_tokens)
         self._row.starts += 1
         priority = int(ask.principal.priority == "batch")
         self._work = Work(self, ask.prompt_tokens, ask.cached_tokens, ask.completions, priority)
         self._ended = world.loop.create_future()
         world.watch.serve(self.tenant, self._prompt_service)
+        world.starts.start(hold.permit.demand, self._asked)
         engine.submit(self._work)
         world.check_room(engine)
         try:
@@ -132,6 +137,8 @@ class Life:
         except asyncio.CancelledError:
             engine.abort(self._work)
             raise
+        finally:
+            world.starts.end(hold.permit.demand)
         return not died
 
     async def _in_vain(self) -> None:
@@ -149,8 +156,8 @@ class Life:
         row = self._row
         row.ttft_s = self._world.loop.time() - self._arrived
         row.prompt_tokens, row.cached_tokens = self._ask.prompt_tokens, cached_tokens
-        if self._permit is not None:
-            self._permit.started(cached_tokens)
+        if self._hold is not None:
+            self._hold.permit.started(cached_tokens)
 
     def produced(self) -> None:
         self._row.completion_tokens += 1
@@ -167,25 +174,30 @@ class Life:
 
     def _close(self) -> None:
         """Everything back, exactly once."""
-        world, row = self._world, self._row
-        if self._permit is not None:
-            row.queued_s = self._permit.queued_s
-            self._permit.release()
+        world, row, hold = self._world, self._row, self._hold
+        if hold is None:
+            return
+        used = Usage(row.prompt_tokens, row.completion_tokens, row.cached_tokens)
+        hold.close(used, self._arrived, self._failure)
+        row.queued_s = hold.permit.queued_s
+        world.charges.ended(hold.permit, used)
         if self._work is not None and not self._work.began and row.outcome == "cancelled":
             world.watch.serve(self.tenant, -self._prompt_service)
-        if self._reservation is None:
-            return
-        accounts = self._ask.principal.accounts
-        if self._work is None or not self._work.began:
-            self._reservation.cancel()
-            world.allowance.settle(accounts, self._reserved, None, world.wall())
-            return
-        tokens = row.prompt_tokens + row.completion_tokens
-        cost = world.scenario.price.cost(
-            row.prompt_tokens, row.cached_tokens, row.completion_tokens
-        )
-        self._reservation.settle(tokens, cost)
-        world.allowance.settle(accounts, self._reserved, (tokens, cost), world.wall())
+        if self._reserved is not None:
+            accounts = self._ask.principal.accounts
+            world.allowance.settle(accounts, self._reserved, self._kept(used), world.wall())
+
+    def _kept(self, used: Usage) -> tuple[int, int] | None:
+        """Tokens and cost that don't come back; None: the request doesn't count, either. Who hangs
+        up while his prompt is read pays for all of it, as nobody can tell how much was."""
+        gone = isinstance(self._failure, InterruptedCallError)
+        if not self._row.starts:
+            return (0, 0) if gone else None
+        if not used.total_tokens and (gone or isinstance(self._failure, DeadlineError)):
+            used = Usage(self._ask.prompt_tokens, 0, 0)
+        price = self._world.scenario.price
+        cost = price.cost(used.prompt_tokens, used.cached_tokens, used.completion_tokens)
+        return used.total_tokens, cost
 
     def _note(self, what: str) -> None:
         self._world.note(f"{self.tenant} #{self._number}: {what}")

@@ -14,6 +14,7 @@ from bench.simulate.engine import Speed
 from gateway.config import AdmissionConfig
 from gateway.tenants import Account, Budget, Limits, Price, Principal, Priority, Window
 
+# Whole nano-units a token, so that the costs of requests add up to that of all their tokens.
 PRICE = Price(prompt=150_000_000, cached=15_000_000, completion=600_000_000)
 _TURNS = (3_600, 86_400)
 # 2026-05-31 00:00 UTC. It is a Sunday: at its end hour, day, week and month begin together.
@@ -159,7 +160,7 @@ def _limits(rng: random.Random, limited: float) -> Limits:
         return Limits()
     windows: tuple[Window, ...] = ("hour", "day", "week", "month", "total")
     tokens = Budget("tokens", rng.choice((150, 600, 3000)), rng.choice(windows))
-    money = Budget("currency", rng.choice((20_000_000, 1_000_000_000)), rng.choice(windows))
+    money = Budget("currency", rng.choice((20_000, 200_000)), rng.choice(windows))
     return Limits(
         rpm=rng.choice((None, 5, 60)),
         tpm=rng.choice((None, 150, 600, 3000)),

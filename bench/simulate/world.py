@@ -10,18 +10,25 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from bench.simulate.allowance import Allowance
+from bench.simulate.books import Books
+from bench.simulate.charges import Charges
 from bench.simulate.engine import ModelledEngine
 from bench.simulate.fairness import COMPLETION_COST, PROMPT_COST, FairnessWatch, Flow
-from bench.simulate.life import REPLICA, Life
+from bench.simulate.life import Life
 from bench.simulate.loop import NothingHappensError, VirtualLoop
 from bench.simulate.scenario import Ask, Death, Scenario
+from bench.simulate.starts import Starts
 from engine.base import LoadedModel
 from gateway.admission import Admission
-from gateway.config import LimitsConfig
+from gateway.config import LimitsConfig, ModelConfig
+from gateway.deployments import Deployment, Replica
 from gateway.errors import APIError, UnavailableError
+from gateway.holds import Holds
+from gateway.ledger import Entry
 from gateway.limits import Limiter, Reservation
-from gateway.tenants import Account
+from gateway.tenants import Account, Unit
 
+_MODEL = ModelConfig(name="model")
 _IDLE_S = 0.25
 _REFILL_S = 61.0
 _LONGEST_S = 1_000.0
@@ -85,6 +92,12 @@ class World:
         self.watch = FairnessWatch(
             _flows(scenario), self._room, self.violated, strict=strict and not scenario.capped
         )
+        self.starts = Starts(scenario.admission.max_running_per_tenant, self.violated)
+        self.charges = Charges(self.violated)
+        self.books = Books()
+        self.opened: list[Entry] = []
+        self.deployment = Deployment(_MODEL.public_name, Replica(_MODEL))
+        self.deployment.price = scenario.price
         self.engine: ModelledEngine | None = None
         self._engines: list[ModelledEngine] = []
         self._gone = False
@@ -122,6 +135,7 @@ class World:
     async def _everything(self) -> None:
         self.admission = Admission(self.scenario.admission, self.loop.time)
         self.limiter = Limiter(LimitsConfig(), self.wall)
+        self.holds = Holds(self.admission, self.limiter, self.books)
         self._start_engine()
         for death in self.scenario.deaths:
             self.loop.call_at(death.at, self._die, death)
@@ -156,7 +170,7 @@ class World:
         self.engine = engine
         self.note("the engine is there")
         # All that admission looks at are its facts and its figures.
-        self.admission.serve(REPLICA, cast("LoadedModel", engine))
+        self.admission.serve(_MODEL.public_name, cast("LoadedModel", engine))
 
     def _die(self, death: Death) -> None:
         if self.engine is None:
@@ -165,11 +179,12 @@ class World:
         self.note("the engine dies" + ("" if death.away_s else " for good"))
         self.watch.restart()
         engine.die()
-        self.admission.serve(REPLICA, None)
+        self.admission.serve(_MODEL.public_name, None)
         if death.away_s is None:
             self._gone = True
             self.admission.refuse_queued(
-                REPLICA, UnavailableError("The engine is gone.", retry_after_s=30.0)
+                _MODEL.public_name,
+                UnavailableError("The engine is gone.", retry_after_s=30.0),
             )
         else:
             self.loop.call_later(death.away_s, self._start_engine)
@@ -209,13 +224,9 @@ class World:
         run, admission = self.run, self.admission
         run.prompt_tokens = sum(engine.prompt_tokens for engine in self._engines)
         run.generation_tokens = sum(engine.generation_tokens for engine in self._engines)
-        sums = {
-            "prompt": (sum(row.prompt_tokens for row in run.rows), run.prompt_tokens),
-            "completion": (sum(row.completion_tokens for row in run.rows), run.generation_tokens),
-        }
-        for name, (ledger, engine) in sums.items():
-            if ledger != engine:
-                self.violated(f"the ledger has {ledger} {name} tokens, the engine made {engine}")
+        self._check_ledger()
+        # The counters are nobody's business but the queue's, whose order alone shows them.
+        self.charges.check(admission._line(_MODEL.public_name).queue)
         lost = [row for row in run.rows if not row.outcome]
         if lost or len(run.rows) != len(self.scenario.asks):
             self.violated(f"lost: {len(lost)} of {len(self.scenario.asks)} requests have no end")
@@ -227,25 +238,60 @@ class World:
         for caller in self.scenario.callers:
             self._check_refunded(caller.accounts)
 
+    def _check_ledger(self) -> None:
+        """One row for each request that was let in; together they are what the engines did."""
+        entries, run = self.books.entries, self.run
+        if Counter(map(id, entries)) != Counter(map(id, self.opened)):
+            self.violated(f"misrecorded: {len(entries)} rows for {len(self.opened)} requests")
+        cached = sum(engine.cached_tokens for engine in self._engines)
+        told = {
+            "prompt tokens": (sum(one.prompt_tokens for one in entries), run.prompt_tokens),
+            "cached tokens": (sum(one.cached_tokens for one in entries), cached),
+            "completion tokens": (
+                sum(one.completion_tokens for one in entries),
+                run.generation_tokens,
+            ),
+            "of currency": (
+                sum(one.cost for one in entries),
+                self.scenario.price.cost(run.prompt_tokens, cached, run.generation_tokens),
+            ),
+        }
+        for name, (ledger, engine) in told.items():
+            if ledger != engine:
+                self.violated(f"misrecorded: {ledger} {name} in the ledger, {engine} in the engine")
+
     def _check_refunded(self, accounts: tuple[Account, ...]) -> None:
         """Once buckets have filled again, what wasn't used is there to be used."""
         for account in accounts:
             limits, now = account.limits, self.wall()
-            left = [
-                budget.amount - self.allowance.spent(account.id, budget, now)
-                for budget in limits.budgets
-                if budget.unit == "tokens"
-            ]
-            expected = min([*left, *([] if limits.tpm is None else [limits.tpm])], default=None)
+            left: dict[Unit, list[int]] = {"tokens": [], "currency": []}
+            for budget in limits.budgets:
+                spent = self.allowance.spent(account.id, budget, now)
+                left[budget.unit].append(budget.amount - spent)
+            most = [] if limits.tpm is None else [limits.tpm]
+            expected = min([*left["tokens"], *most], default=None)
             found = self.limiter.capacity((account,))
             if found != expected:
                 self.violated(f"not refunded: {account.id} may use {found} tokens, not {expected}")
+            for money in left["currency"]:
+                if self._refuses(account, money) or not self._refuses(account, money + 1):
+                    self.violated(f"not refunded: {account.id} may not spend just {money}")
             told = dict(self.limiter.headers((account,)))
             for kind, limit in ((b"requests", limits.rpm), (b"tokens", limits.tpm)):
                 remaining = told.get(b"x-ratelimit-remaining-" + kind)
                 if limit is not None and remaining != b"%d" % limit:
                     self.violated(f"not refunded: {account.id} has {remaining!r} of {limit} left")
             self._check_slots(account)
+
+    def _refuses(self, account: Account, cost: int) -> bool:
+        """Whether a request may not cost as much now."""
+        try:
+            held = self.limiter.reserve((account,), 0, cost)
+        except APIError:
+            return True
+        assert isinstance(held, Reservation)  # noqa: S101  nothing is shared
+        held.cancel()
+        return False
 
     def _check_slots(self, account: Account) -> None:
         """As many may run at once as if nobody ever had."""

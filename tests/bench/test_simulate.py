@@ -16,17 +16,22 @@ from bench.cli.command import Exit
 from bench.simulate import __main__ as command
 from bench.simulate import figures, world
 from bench.simulate.allowance import Allowance, window_start
+from bench.simulate.books import Books
 from bench.simulate.engine import ModelledEngine, Speed, Work
 from bench.simulate.fairness import FairnessWatch, Flow
 from bench.simulate.loop import NothingHappensError, VirtualLoop
 from bench.simulate.scenario import Ask, Death, Scenario, random_scenario
+from bench.simulate.starts import Starts
 from bench.simulate.tally import simulate
 from bench.simulate.world import World
-from gateway.admission import Admission
+from gateway import holds
+from gateway.admission import Admission, Demand, flows
+from gateway.admission.fair_queue import FairQueue
 from gateway.admission.gate import Gate
 from gateway.config import AdmissionConfig
-from gateway.limits import Limiter, Reservation
-from gateway.tenants import Account, Budget, Limits, Principal
+from gateway.limits import Limiter, Reservation, limiter
+from gateway.limits.meters import COST, TOKENS, Spending
+from gateway.tenants import Account, Budget, Limits, Price, Principal
 
 # About three CPU seconds. `python -m bench.simulate --seeds 10000` takes about two minutes.
 SEEDS = range(250)
@@ -99,6 +104,84 @@ def test_reservations_that_do_not_come_back_are_found(monkeypatch: pytest.Monkey
     found = violations([random_scenario(seed) for seed in range(60)])
 
     assert any(text.startswith("not re") for text in found)
+
+
+def _without_budgets(unit: int) -> Any:
+    take = Spending.take
+
+    def took(self: Spending, amount: int, now: float) -> bool:
+        return self.unit == unit or take(self, amount, now)
+
+    return took
+
+
+def _settled(cost: Callable[[Reservation, int], int]) -> Any:
+    def settle(self: Reservation, tokens: int, used: int) -> None:
+        self._end((1, tokens, cost(self, used), 0))
+
+    return settle
+
+
+def _uncounted() -> Any:
+    """A refund that the ticket knows of, and its tenant's counter doesn't."""
+    refund = FairQueue.refund
+
+    def refunded(self: FairQueue[Any], ticket: Any, prompt_tokens: int) -> None:
+        flow = self.flow(ticket.demand.tenant, ticket.demand.priority)
+        before = flow.counter if flow is not None else 0.0
+        refund(self, ticket, prompt_tokens)
+        if flow is not None:
+            flow.counter = before
+
+    return refunded
+
+
+def _cached_is_dear(price: Price, used: Any) -> int:
+    return price.cost(used.prompt_tokens, 0, used.completion_tokens)
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "broken", "told"),
+    [
+        (Spending, "take", _without_budgets(COST), "over-admitted: "),
+        (Spending, "take", _without_budgets(TOKENS), "over-admitted: "),
+        (limiter, "amounts_of", lambda tokens, _cost: (1, tokens, 0, 1), "over-admitted: "),
+        (Reservation, "settle", _settled(lambda one, _: one._amounts[COST]), "not refunded: "),
+        (Reservation, "settle", _settled(lambda _one, _: 0), "not refunded: "),
+        (holds, "_by_client", lambda _failure: False, "not refunded: "),
+        (FairQueue, "_capped", lambda *_: False, "over-filled: "),
+        (flows, "_order", lambda ticket: -ticket.order, "overtaken: "),
+        (FairQueue, "refund", lambda *_: None, "mischarged: "),
+        (FairQueue, "refund", _uncounted(), "mischarged: "),
+        (FairQueue, "charge", lambda *_: None, "mischarged: "),
+        (holds, "_cost", _cached_is_dear, "misrecorded: "),
+        (Books, "record", lambda *_: None, "misrecorded: "),
+    ],
+    ids=[
+        "no budget of money",
+        "no budget of tokens",
+        "everything is free",
+        "money is never refunded",
+        "all money is refunded",
+        "hanging up is free",
+        "no cap",
+        "newest first",
+        "no refund for the cache",
+        "a refund that no counter has",
+        "completions are free",
+        "cached tokens cost as others",
+        "no rows",
+    ],
+)
+def test_what_is_broken_is_found_within_dozens_of_seeds(
+    monkeypatch: pytest.MonkeyPatch, room: Any, name: str, broken: Any, told: str
+) -> None:
+    monkeypatch.setattr(room, name, broken)
+
+    plays = (World(random_scenario(seed)).play() for seed in range(60))
+
+    # As a run is made: no more than until one tells of it.
+    assert any(f" s: {told}" in each for run in plays for each in run.violations)
 
 
 def test_an_engine_that_is_given_too_much_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +387,40 @@ def test_batch_work_may_be_left_behind() -> None:
     assert found == []
 
 
+def demand(tenant: str = "alice", sequences: int = 1) -> Demand:
+    return Demand(tenant, 1.0, "online", 8, sequences, 4, None)
+
+
+def test_more_sequences_of_a_tenant_than_its_cap_run_only_as_one_request() -> None:
+    found: list[str] = []
+    starts = Starts(2, found.append)
+    starts.start(demand(sequences=5), starts.ask())
+    starts.start(demand("bob", sequences=2), starts.ask())
+    starts.end(demand(sequences=5))
+    starts.start(demand(), starts.ask())
+    starts.start(demand(), starts.ask())
+    assert found == []
+
+    starts.start(demand(), starts.ask())
+
+    assert found == ["over-filled: alice runs 3 sequences, over the cap of 2"]
+
+
+async def test_a_request_that_comes_back_is_before_those_that_asked_later() -> None:
+    found: list[str] = []
+    starts = Starts(None, found.append)
+    first, second, other = starts.ask(), starts.ask(), starts.ask()
+    starts.start(demand(), first)
+    for number in (second, first):  # the engine has died under the first
+        starts.wait(demand(), number, asyncio.get_running_loop().create_future())
+    starts.start(demand("bob"), other)
+    assert found == []
+
+    starts.start(demand(), second)
+
+    assert found == ["overtaken: alice waits with its request 1, and 2 was started"]
+
+
 @pytest.mark.parametrize(
     ("limits", "take"),
     [
@@ -368,6 +485,34 @@ def test_the_command_counts_what_it_saw_and_ends_well(
     assert capsys.readouterr().out.startswith("30 seeds: ")
     record = json.loads(file.read_text())
     assert (record["seeds"], record["broken"]) == (30, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--json", "missing/found.json"], "error: --json missing/found.json: there is no"),
+        (["--figures", "file"], "error: --figures file: File exists"),
+        (["--seeds", "0"], "must be at least 1, not 0"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is_simulated(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+
+    try:
+        code = command.main(options)
+    except SystemExit as error:  # argparse's own
+        code = int(str(error.code))
+
+    shown = capsys.readouterr()
+    assert (code, shown.out) == (Exit.UNUSABLE, "")
+    assert told in shown.err
 
 
 def test_seeds_are_shared_by_processes() -> None:
