@@ -141,13 +141,7 @@ async def _compare(args: argparse.Namespace) -> Exit:
             rounds, stopped = await _rounds((one, other), settings, args, bar)
     names = (first.name, second.name)
     effective = [f"{name}={environ[name]}" for name in {**environment, **_assignments(args.env)}]
-    servers = {
-        one.name: {
-            "url": one.url and redacted([one.url])[0],
-            "command": redacted(one.command),
-        }
-        for one in (first, second)
-    }
+    servers = {one.name: one.shown() for one in (first, second)}
     shown = _assignments(redacted(effective))
     return _published(names, rounds, servers, shown, args, stopped=stopped)
 

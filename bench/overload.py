@@ -20,14 +20,13 @@ from bench.cli.command import (
     at_least,
     check_outputs,
     command_parser,
-    event_loop_name,
     positive,
     run,
 )
+from bench.cli.head import head
 from bench.cli.progress import live_progress
 from bench.cli.quantities import not_negative
 from bench.client import new_session
-from bench.measuring.facts import client_facts
 from bench.reports.report import write_json
 from bench.servers.contenders import Contender
 from bench.tenancy.attempt import Attempt
@@ -80,8 +79,9 @@ examples:
   python -m bench.overload --server gateway --tiny --arrivals closed --seconds 20
 
 exit codes:
-  0    every request was answered, or refused with 429 or 503
-  1    some answers were wrong or cut off; the report says how many
+  0    every request was answered, or refused with 429 or 503, or waited in a queue that still
+       moved when --recovery-seconds were over; a slow recovery is told, and is no failure
+  1    some answers were wrong, cut off or never came; the report says how many
   2    wrong usage, or a server can't be reached or started
   130  stopped by Ctrl-C; what had been measured is printed
 """
@@ -247,13 +247,9 @@ def _published(
     markdown = to_markdown(found)
     print(markdown, end="")
     if args.json is not None:
-        options = {name: str(value) for name, value in vars(args).items() if name != "admin_key"}
-        head = {"schema": "bench.overload", "schema_version": SCHEMA_VERSION, "options": options}
-        commands = {
-            one.name: {"url": one.url, "command": one.command} for one in servers.contenders
-        }
-        record = {"servers": commands, "found": storm_record(found)}
-        write_json(args.json, {**head, "client": client_facts(event_loop_name()), **record})
+        shown = {one.name: one.shown() for one in servers.contenders}
+        record = {"servers": shown, "found": storm_record(found)}
+        write_json(args.json, {**head("bench.overload", SCHEMA_VERSION, args), **record})
     if args.markdown is not None:
         args.markdown.write_text(markdown, encoding="utf-8")
     if args.svg is not None:

@@ -21,13 +21,12 @@ from bench.cli.command import (
     at_least,
     check_outputs,
     command_parser,
-    event_loop_name,
     positive,
     run,
 )
+from bench.cli.head import head
 from bench.cli.progress import live_progress
 from bench.client import new_session
-from bench.measuring.facts import client_facts
 from bench.reports.report import write_json
 from bench.tenancy.attempt import Attempt
 from bench.tenancy.crowd import Shape, Tenant
@@ -75,8 +74,8 @@ examples:
   python -m bench.tenants --server mine=http://127.0.0.1:8000/v1 --admin-key "$ADMIN_KEY"
 
 exit codes:
-  0    every request was answered, or refused with 429 or 503
-  1    some answers were wrong or cut off; the report says how many
+  0    every request was answered, or refused with 429 or 503; the flood's clients may hang up
+  1    some answers were wrong, cut off or never came; the report says how many
   2    wrong usage, or a server can't be reached or started
   130  stopped by Ctrl-C; what had been measured is printed
 """
@@ -219,7 +218,8 @@ class _Measuring:
         for one in self._stages:
             tenant = one.keys[ONE.name]
             seconds = min(_WARMUP_S, self._args.seconds)
-            await one.stage.capacity(tenant, self._seats, seconds, self._seen)
+            warm = await one.stage.capacity(tenant, self._seats, seconds, self._seen)
+            self._failed_early(one, warm)
         first, args = self._stages[0], self._args
         if args.capacity is not None:
             self.found.capacity = Capacity(args.capacity, 0.0)
@@ -228,6 +228,10 @@ class _Measuring:
         self.found.capacity = await first.stage.capacity(
             first.keys[ONE.name], 2 * self._seats, args.capacity_seconds, self._seen
         )
+        self._failed_early(first, self.found.capacity)
+
+    def _failed_early(self, one: _Stage, seen: Capacity) -> None:
+        self.found.early += [f"{one.stage.name}: {fault}" for fault in seen.faults]
 
     async def _round(self, number: int, one: _Stage) -> Round:
         found = Round(number, one.stage.name)
@@ -307,20 +311,14 @@ def _published(
         args.svg.write_text(fairness_svg(found), encoding="utf-8")
     if interrupted:
         return Exit.INTERRUPTED
-    return Exit.FAILED_REQUESTS if any(one.faults for one in found.rounds) else Exit.OK
+    return Exit.FAILED_REQUESTS if found.faults else Exit.OK
 
 
 def _record(found: Fairness, servers: Servers, args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was seen, and how to see it again. The keys are left out."""
-    options = {name: str(value) for name, value in vars(args).items() if name != "admin_key"}
+    """Everything that was seen, and how to see it again."""
     return {
-        "schema": "bench.tenants",
-        "schema_version": SCHEMA_VERSION,
-        "options": options,
-        "client": client_facts(event_loop_name()),
-        "servers": {
-            one.name: {"url": one.url, "command": one.command} for one in servers.contenders
-        },
+        **head("bench.tenants", SCHEMA_VERSION, args),
+        "servers": {one.name: one.shown() for one in servers.contenders},
         **fairness_record(found),
     }
 

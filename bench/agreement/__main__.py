@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
 from itertools import count, islice
 from pathlib import Path
 
@@ -97,7 +96,7 @@ async def _measured(
     return Agreement(
         load=load,
         tolerance=args.tolerance,
-        server=asdict(server),
+        server=server.shown(),
         client=client_facts(event_loop_name()),
         tools=[OURS, *tools],
         pairs=pairs,

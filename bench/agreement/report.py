@@ -10,6 +10,7 @@ from typing import Any
 from bench.agreement.judging import Pair
 from bench.agreement.load import Load
 from bench.agreement.tool import Tool
+from bench.load import without_key
 from bench.reports.comparison import FEWEST_ROUNDS, Finding, not_complete
 
 SCHEMA_VERSION = 1
@@ -39,6 +40,7 @@ def to_record(found: Agreement) -> dict[str, Any]:
     """The JSON of `--json`."""
     load = asdict(found.load)
     del load["api_key"], load["seed"]
+    load["base_url"] = without_key(found.load.base_url)
     return {
         "schema": "bench.agreement",
         "schema_version": SCHEMA_VERSION,

@@ -30,8 +30,17 @@ from bench.chaos.findings import Found
 from bench.chaos.freeze import freeze
 from bench.chaos.load import load
 from bench.chaos.server import Place
-from bench.cli.command import Exit, add_start_timeout, at_least, command_parser, positive, run
+from bench.cli.command import (
+    Exit,
+    add_start_timeout,
+    at_least,
+    check_outputs,
+    command_parser,
+    positive,
+    run,
+)
 from bench.errors import BenchError
+from bench.reports.report import write_json
 
 Told = Callable[[int, int], None]
 Part = Callable[[Place, argparse.Namespace, Told], Awaitable[Found]]
@@ -123,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _chaos(args: argparse.Namespace) -> Exit:
+    check_outputs(args, "json")
     console = Console(stderr=True)
     found: list[Found] = []
     with TemporaryDirectory(prefix="bench-chaos-") as temporary:
@@ -232,7 +242,7 @@ def _write(file: Path, found: Sequence[Found], args: argparse.Namespace) -> None
         "held": not any(one.violations for one in found),
         "parts": [asdict(one) for one in found],
     }
-    file.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    write_json(file, record)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from rich.console import Console
 from bench.cli.choices import settings_from
 from bench.cli.options import add_load_options
 from bench.cli.quantities import at_least, positive
+from bench.cli.redaction import redacted
 from bench.errors import BenchError
 from bench.reports.comparison import INTERRUPTED
 
@@ -38,11 +38,6 @@ EXIT_CODES = """exit codes:
   2    wrong usage, or the server can't be reached or started
   130  stopped by Ctrl-C; what had been measured is printed
 """
-
-
-_HIDDEN = "REDACTED"
-_SECRETS = {"key", "keys", "apikey", "token", "secret", "secrets", "password", "passwd"}
-_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]*@")
 
 
 class Exit(IntEnum):
@@ -67,38 +62,15 @@ def command_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
 
 def check_outputs(args: argparse.Namespace, *names: str) -> None:
     """Before anything is measured. Raises BenchError: a file that is to be written to is, or lacks,
-    a directory; `names` are the options that say where."""
+    a directory, or may not be; `names` are the options that say where."""
     for name in names:
         file: Path | None = getattr(args, name)
         if file is not None and not file.absolute().parent.is_dir():
             raise BenchError(f"--{name} {file}: there is no directory {file.absolute().parent}")
         if file is not None and file.is_dir():
             raise BenchError(f"--{name} {file}: that is a directory; give a file in it")
-
-
-def redacted(words: Sequence[str]) -> list[str]:
-    """A command as others may read it: no values of options and variables whose names say that
-    they are secret, alone or within a command that is one word, and no password of a URL."""
-    shown, hidden = [], False
-    for word in words:
-        if hidden:
-            shown.append(_HIDDEN)
-        elif re.search(r"\s", word):
-            parts = re.split(r"(\s+)", word)
-            parts[::2] = redacted(parts[::2])
-            shown.append("".join(parts))
-        else:
-            name, is_assignment, value = word.partition("=")
-            if is_assignment:
-                word = f"{name}={_HIDDEN if _is_secret(name) else redacted([value])[0]}"
-            shown.append(_PASSWORD.sub(rf"\1{_HIDDEN}@", word))
-        hidden = not hidden and word.startswith("-") and "=" not in word and _is_secret(word)
-    return shown
-
-
-def _is_secret(name: str) -> bool:
-    """`--api-key`, `HF_TOKEN`, but not `--max-tokens`."""
-    return not _SECRETS.isdisjoint(re.split(r"[^a-z]+", name.lower()))
+        if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise BenchError(f"--{name} {file}: can't be written to")
 
 
 def add_start_timeout(parser: argparse._ActionsContainer) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from bench.cli.quantities import at_least, lengths, positive
+from bench.cli.quantities import at_least, lengths, not_negative, positive
 from bench.measuring.arrivals import ArrivalKind
 from bench.measuring.settings import DatasetKind
 
@@ -106,7 +106,7 @@ def _add_shape(shape: argparse._ArgumentGroup) -> None:
     )
     shape.add_argument(
         "--temperature",
-        type=float,
+        type=not_negative,
         default=0.0,
         metavar="T",
         help="sent with each request (default: 0)",

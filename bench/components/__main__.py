@@ -52,7 +52,7 @@ async def _components(args: argparse.Namespace) -> Exit:
         target = Target(base_url, args.endpoint, server.model, args.api_key)
         context: dict[str, Any] = {
             "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "server": {**asdict(server), "max_model_len": server.max_model_len},
+            "server": server.shown(),
             "client": client_facts(event_loop_name()),
             "idle_round_trip_ms": await round_trip_ms(session, base_url),
         }

@@ -17,6 +17,7 @@ from bench.cli.command import (
     Exit,
     add_start_timeout,
     at_least,
+    check_outputs,
     command_parser,
     run,
 )
@@ -115,6 +116,7 @@ def _share(text: str) -> float:
 
 
 async def _exact(args: argparse.Namespace) -> Exit:
+    check_outputs(args, "json")
     if len(args.server) > 2:
         raise BenchError(f"give --server at most twice; there are {len(args.server)}")
     names = [text.partition("=")[0] for text in args.server]
@@ -224,7 +226,7 @@ def _compared(
     streams = sum(count for mode, count in given.items() if mode.endswith(" streamed"))
     return Comparison(
         seed=seed,
-        servers={one.name: {"url": one.url, "command": one.command} for one in servers.contenders},
+        servers={one.name: one.shown() for one in servers.contenders},
         coverage=coverage(witnessed, sum(given.values()), streams),
         pairs=compared,
         differences=found,

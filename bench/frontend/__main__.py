@@ -19,8 +19,10 @@ from bench.cli.command import (
     Exit,
     add_start_timeout,
     at_least,
+    check_outputs,
     command_parser,
     positive,
+    redacted,
     run,
 )
 from bench.cli.progress import live_progress
@@ -139,6 +141,7 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
 
 
 async def _frontend(args: argparse.Namespace) -> Exit:
+    check_outputs(args, "json", "plot")
     console = Console(stderr=True)
     peers = [parse_peer(text) for text in args.peer]
     with TemporaryDirectory(prefix="bench-frontend-") as directory:
@@ -236,7 +239,7 @@ def _context(
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """What was measured, how, and on what machine."""
-    commands = {one.name: one.command for one in contenders}
+    commands = {one.name: redacted(one.command) for one in contenders}
     settings = ("concurrency", "rounds", "output_tokens", "scale", "seed", "max_num_seqs")
     return {
         "machine": client_facts("epoll"),

@@ -89,9 +89,9 @@ class _Server:
 
     def __init__(self, url: str, path: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise BenchError(f"{url}: expected http://host:port")
         self._url = without_key(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise BenchError(f"{self._url}: expected http://host:port")
         try:
             found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
         except OSError as error:

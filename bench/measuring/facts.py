@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 
 from bench.client import request_headers
 from bench.errors import BenchError
+from bench.load import key_of, without_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +36,30 @@ class ServerFacts:
                 return value
         return None
 
+    def shown(self) -> dict[str, Any]:
+        """As others may read it: without what is before the host of its URL."""
+        shown = {**asdict(self), "base_url": without_key(self.base_url)}
+        return {**shown, "max_model_len": self.max_model_len}
+
 
 async def read_server(
     session: aiohttp.ClientSession, base_url: str, *, api_key: str | None, model: str | None
 ) -> ServerFacts:
     """Ask `/v1/models` and `/version`; `model` None takes the first one listed.
 
-    Raises BenchError: unreachable, refused, or not an OpenAI-compatible server.
+    Raises BenchError: unreachable, refused, or not an OpenAI-compatible server; or its URL names a
+    user beside the key, and a request has room for one of them.
     """
-    url = f"{base_url}/models"
-    status, answer, header = await _get(session, url, api_key)
+    try:
+        url, user = f"{without_key(base_url)}/models", key_of(base_url)
+    except ValueError:
+        raise BenchError(f"{base_url.rpartition('@')[2]}: not a URL") from None
+    if api_key and user is not None:
+        raise BenchError(
+            f"{url}: there is a user before the host of the URL, and a key as well: leave out the "
+            "one, or the other (--api-key, OPENAI_API_KEY)"
+        )
+    status, answer, header = await _get(session, f"{base_url}/models", api_key)
     if status in (401, 403):
         raise BenchError(
             f"{url}: HTTP {status}: the server wants a key; give --api-key or OPENAI_API_KEY"
@@ -91,22 +106,27 @@ def client_facts(event_loop: str) -> dict[str, Any]:
 async def _get(
     session: aiohttp.ClientSession, url: str, api_key: str | None
 ) -> tuple[int, Any, str | None]:
-    timeout = aiohttp.ClientTimeout(total=30)
+    timeout, shown = aiohttp.ClientTimeout(total=30), without_key(url)
     try:
         async with session.get(url, headers=request_headers(api_key), timeout=timeout) as response:
             payload = await response.read()
             try:
-                answer = json.loads(payload)
+                answer = json.loads(payload, parse_constant=_no_number)
             except ValueError:
                 answer = None
             return response.status, answer, response.headers.get("server")
     except aiohttp.InvalidURL:
-        raise BenchError(f"{url}: not a URL") from None
+        raise BenchError(f"{shown}: not a URL") from None
     except (aiohttp.ClientError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise BenchError(
-            f"{url}: can't be reached: {reason}. Start a server first, or use --serve CONFIG."
+            f"{shown}: can't be reached: {reason}. Start a server first, or use --serve CONFIG."
         ) from error
+
+
+def _no_number(name: str) -> NoReturn:
+    """NaN and Infinity are no JSON, though Python reads them."""
+    raise ValueError(name)
 
 
 def _cpu_model() -> str:

@@ -91,7 +91,7 @@ async def measure(
 
     `on_start` is called between the two. Requests go to `target` and `others` in turn. An
     interruption gives what was measured until then. Raises BenchError: the workload is not of the
-    dataset that is asked for.
+    dataset that is asked for, or there was no request to measure.
     """
     if workload.dataset != settings.dataset.kind:
         raise BenchError(f"--dataset {settings.dataset.kind} is not known to this command")
@@ -113,6 +113,10 @@ async def measure(
         watcher.begin(*_shown(settings))
         with _without_old_garbage(), loop_lag() as lag:
             measured = await _loaded(settings, prompts, send, watcher)
+        if not measured.sent and not measured.interrupted:
+            within = settings.duration_s
+            short = "" if within is None else f" in {within:g} s; give a longer --duration"
+            raise BenchError(f"nothing was measured: there was no request to send{short}")
     return Measurement(
         settings=settings,
         server=server,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -46,7 +47,7 @@ def parse_slo(bounds: Sequence[str]) -> Slo:
             value = float(text)
         except ValueError:
             value = 0.0
-        if name not in _NAMES or not value > 0:
+        if name not in _NAMES or not 0 < value < math.inf:
             raise BenchError(
                 f"--slo {bound}: expected ttft=MS, tpot=MS or e2el=MS, such as --slo ttft=500"
             )

@@ -10,6 +10,7 @@ import aiohttp
 
 from bench.client import Target
 from bench.errors import BenchError
+from bench.load import without_key
 
 PromptFields = Mapping[str, Any]
 _NO_TOKENIZER = {404, 405, 501}
@@ -95,7 +96,7 @@ async def find_counter(
 async def _post(
     session: aiohttp.ClientSession, target: Target, url: str, body: Mapping[str, Any]
 ) -> dict[str, Any]:
-    timeout = aiohttp.ClientTimeout(total=120)
+    timeout, shown = aiohttp.ClientTimeout(total=120), without_key(url)
     try:
         async with session.post(
             url, data=json.dumps(body).encode(), headers=target.headers, timeout=timeout
@@ -103,20 +104,20 @@ async def _post(
             payload = await response.read()
             status = response.status
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise BenchError(f"{url}: {type(error).__name__}: {error}") from error
+        raise BenchError(f"{shown}: {type(error).__name__}: {error}") from error
     text = payload[:300].decode(errors="replace")
     if status != 200:
-        raise PromptRefusedError(f"{url}: HTTP {status}: {text}", status)
+        raise PromptRefusedError(f"{shown}: HTTP {status}: {text}", status)
     try:
         answer = json.loads(payload)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise BenchError(f"{url}: expected a JSON object, got: {text}")
+        raise BenchError(f"{shown}: expected a JSON object, got: {text}")
     return answer
 
 
 def _count_in(value: Any, url: str) -> int:
     if not isinstance(value, int):
-        raise BenchError(f"{url}: the answer states no number of prompt tokens")
+        raise BenchError(f"{without_key(url)}: the answer states no number of prompt tokens")
     return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def to_record(
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "started_at": started_at.isoformat(timespec="milliseconds"),
-        "server": {**asdict(server), "max_model_len": server.max_model_len},
+        "server": server.shown(),
         "client": dict(client),
         **measured,
     }

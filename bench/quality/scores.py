@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from bench.errors import BenchError
 from bench.quality.resampling import Estimate, verdict
@@ -23,7 +23,7 @@ def read(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     for task, values in results.get("results", {}).items():
         for key, value in values.items():
             metric, separator, chosen_by = key.partition(",")
-            if separator and not metric.endswith("_stderr") and isinstance(value, int | float):
+            if separator and not metric.endswith("_stderr") and _is_number(value):
                 error = values.get(f"{metric}_stderr,{chosen_by}")
                 found.append(
                     {
@@ -31,13 +31,17 @@ def read(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                         "metric": metric,
                         "filter": chosen_by,
                         "value": float(value),
-                        "stderr": float(error) if isinstance(error, int | float) else None,
+                        "stderr": float(error) if _is_number(error) else None,
                         **_circumstances(results, task, metric),
                     }
                 )
     if not found:
         raise BenchError("lm-evaluation-harness wrote no score; see its output above")
     return found
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _circumstances(results: Mapping[str, Any], task: str, metric: str) -> dict[str, Any]:

@@ -185,6 +185,11 @@ def _remarks(record: dict[str, Any]) -> list[str]:
         remarks.append(
             f"{per_chunk:.2f} tokens per chunk: ITL is the time between chunks, not tokens."
         )
+    if per_chunk is not None and per_chunk < 1:
+        remarks.append(
+            f"[yellow]{1 / per_chunk:.2f} chunks with text per token:[/] the server sends text "
+            "more than once, or states fewer tokens than there are."
+        )
     if cached:
         share = cached / tokens["input"]
         remarks.append(f"{share:.1%} of the input tokens came from the server's prefix cache.")

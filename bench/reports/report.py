@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.client import Failure, Outcome, Sample
+from bench.load import without_key
 from bench.measuring.loop import Sent
 from bench.measuring.measure import Measurement, Settings
 from bench.reports.printing import print_report
@@ -45,7 +46,7 @@ def to_record(found: Measurement, client: dict[str, Any]) -> dict[str, Any]:
             "counted_by": found.workload.counted_by,
             "notes": list(found.workload.notes),
         },
-        "server": {**asdict(found.server), "max_model_len": found.server.max_model_len},
+        "server": found.server.shown(),
         "client": {**client, **_client(found, tokens["output"])},
         "requests": {
             "succeeded": len(samples),
@@ -77,9 +78,14 @@ def any_failed(record: dict[str, Any]) -> bool:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Replace `path` in one step: a reader never sees half a report."""
+    """Replace `path` in one step: a reader never sees half a report.
+
+    Raises ValueError: a number is not finite, for which JSON has no word.
+    """
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Half of a surrogate pair, as a server may send it, becomes the escape that JSON has for it.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
 
 
@@ -189,7 +195,7 @@ def _by_server(found: Measurement) -> list[dict[str, Any]]:
         samples = _samples(sent)
         parts.append(
             {
-                "base_url": target.base_url,
+                "base_url": without_key(target.base_url),
                 "model": target.model,
                 "requests": {"succeeded": len(samples), "failed": len(sent) - len(samples)},
                 "throughput": _throughput(samples, run.duration_s),

@@ -7,7 +7,9 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from bench.cli.redaction import redacted
 from bench.errors import BenchError
 from bench.servers.server import ChildServer, free_port, running_server
 
@@ -19,6 +21,10 @@ class Contender:
     name: str
     url: str | None = None
     command: tuple[str, ...] = ()
+
+    def shown(self) -> dict[str, Any]:
+        """As others may read it: without keys and passwords."""
+        return {"url": self.url and redacted([self.url])[0], "command": redacted(self.command)}
 
 
 @dataclass(frozen=True, slots=True)

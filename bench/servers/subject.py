@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from bench.cli.redaction import redacted
 from bench.errors import BenchError
 from bench.servers.contenders import Contender, parse_contender
 
@@ -14,7 +15,7 @@ _CONFIGS = (".yaml", ".yml")
 def parse_subject(text: str) -> Contender:
     """Read `CONFIG`, `URL`, `NAME=CONFIG`, `NAME=URL` or `NAME=COMMAND`. Raises BenchError."""
     if text.startswith(("http://", "https://")):
-        return Contender(text, url=text.rstrip("/"))
+        return Contender(redacted([text])[0], url=text.rstrip("/"))
     if "=" not in text:
         return gateway_on(Path(text))
     name, _, what = text.partition("=")

@@ -21,14 +21,14 @@ from bench.cli.command import (
     Exit,
     add_start_timeout,
     at_least,
+    check_outputs,
     command_parser,
-    event_loop_name,
     positive,
     run,
 )
+from bench.cli.head import head
 from bench.cli.progress import live_progress
 from bench.errors import BenchError
-from bench.measuring.facts import client_facts
 from bench.reports.report import write_json
 from bench.servers.contenders import up
 from bench.servers.server import ChildServer
@@ -130,6 +130,7 @@ def _number(
 
 
 async def _fairness(args: argparse.Namespace) -> Exit:
+    check_outputs(args, "json")
     size = Size(args.concurrency, args.streams, share=0.05, stall_s=args.stall)
     if size.streams < size.concurrency:
         raise BenchError("--streams is below --concurrency, which could then never be reached")
@@ -167,6 +168,7 @@ async def _fairness(args: argparse.Namespace) -> Exit:
 
 
 async def _leaks(args: argparse.Namespace) -> Exit:
+    check_outputs(args, "json", "svg")
     console = Console(stderr=True)
     async with _server(args, console, engine=_SMALL_CACHE, server={}) as (model, server):
 
@@ -230,13 +232,8 @@ async def _server(
 
 
 def _write(args: argparse.Namespace, record: dict[str, Any]) -> None:
-    if args.json is None:
-        return
-    options = {name: str(value) for name, value in vars(args).items() if value is not None}
-    head = {"schema": f"bench.soak.{args.test}", "schema_version": SCHEMA_VERSION}
-    write_json(
-        args.json, {**head, "options": options, "client": client_facts(event_loop_name()), **record}
-    )
+    if args.json is not None:
+        write_json(args.json, {**head(f"bench.soak.{args.test}", SCHEMA_VERSION, args), **record})
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import aiohttp
 
@@ -17,13 +19,21 @@ _SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent, and exactly how many completion tokens answer it."""
+
+    body: bytes
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One request. Times by the clock of `perf_counter`; `times` are those of its text.
 
     `status` is 0 where no answer began. `retry_after_s` is what a refusal advised. `error` says
     why the answer is not whole; a refusal is whole. `retries` counts the attempts before.
     `disguised`: it was refused by an event in a stream that had begun with 200, which `status` then
-    doesn't tell.
+    doesn't tell. `hung_up`: its client didn't wait for the end.
     """
 
     tenant: str
@@ -38,6 +48,7 @@ class Attempt:
     error: str | None = None
     retries: int = 0
     disguised: bool = False
+    hung_up: bool = False
 
     @property
     def answered(self) -> bool:
@@ -50,7 +61,10 @@ class Attempt:
 
     @property
     def ttft_s(self) -> float | None:
-        return self.times[0] - self.sent_at if self.times else None
+        """Of one hung up on before any text came, the time waited: it is at least that."""
+        if self.times:
+            return self.times[0] - self.sent_at
+        return self.ended_at - self.sent_at if self.hung_up else None
 
     @property
     def tpot_s(self) -> float | None:
@@ -84,27 +98,55 @@ class Attempt:
         return first * self.prompt_tokens + self.completion_tokens * inside / len(self.times)
 
 
+def faults_of(attempts: Sequence[Attempt]) -> list[str]:
+    """Why answers were not whole."""
+    return [one.error for one in attempts if one.error is not None]
+
+
 async def attempt(
     session: aiohttp.ClientSession,
     url: str,
-    body: bytes,
+    request: Request,
     *,
     tenant: str,
     api_key: str | None,
     timeout_s: float,
     retries: int = 0,
+    on_hung_up: Callable[[Attempt], None] = lambda _attempt: None,
 ) -> Attempt:
     """Send one streamed request and read its answer to the end. Never raises on a bad answer.
 
-    As OpenAI's SDKs do, it says how often it was sent before.
+    As OpenAI's SDKs do, it says how often it was sent before. `on_hung_up` is told what had come
+    when the task is cancelled.
     """
     scan = StreamScan()
     status, error, advice = 0, None, None
     sent_at = perf_counter()
+
+    def ended(error: str | None, *, hung_up: bool = False) -> Attempt:
+        refusal = None if scan.content_times else _refusal_in(scan.error)
+        usage = scan.usage or {}
+        return Attempt(
+            tenant=tenant,
+            sent_at=sent_at,
+            ended_at=perf_counter(),
+            status=refusal or status,
+            times=tuple(scan.content_times),
+            prompt_tokens=_count(usage, "prompt_tokens"),
+            cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
+            # Of one that isn't whole, so many at least.
+            completion_tokens=_count(usage, "completion_tokens") or len(scan.content_times),
+            retry_after_s=advice,
+            error=None if refusal else error,
+            retries=retries,
+            disguised=refusal is not None,
+            hung_up=hung_up,
+        )
+
     try:
         async with session.post(
             url,
-            data=body,
+            data=request.body,
             headers={**request_headers(api_key), "x-stainless-retry-count": str(retries)},
             timeout=aiohttp.ClientTimeout(total=timeout_s),
         ) as response:
@@ -112,32 +154,41 @@ async def attempt(
             if status == 200:
                 async for received in response.content.iter_any():
                     scan.feed(received, perf_counter())
-                error = scan.error if scan.done else scan.error or "the stream ended without [DONE]"
+                error = _lacking(scan, request.completion_tokens)
             else:
-                text = await response.text()
+                text = await response.text(errors="replace")
                 advice = retry_after(response.headers)
                 error = None if status in REFUSALS else f"HTTP {status}: {text[:_SHOWN]}"
     except TimeoutError:
         error = f"no complete answer in {timeout_s:g} s"
     except aiohttp.ClientError as failure:
         error = f"{type(failure).__name__}: {failure}"
-    refusal = None if scan.content_times else _refusal_in(scan.error)
-    usage = scan.usage or {}
-    details = usage.get("prompt_tokens_details") or {}
-    return Attempt(
-        tenant=tenant,
-        sent_at=sent_at,
-        ended_at=perf_counter(),
-        status=refusal or status,
-        times=tuple(scan.content_times),
-        prompt_tokens=usage.get("prompt_tokens") or 0,
-        cached_tokens=details.get("cached_tokens") or 0,
-        completion_tokens=usage.get("completion_tokens") or len(scan.content_times),
-        retry_after_s=advice,
-        error=None if refusal else error,
-        retries=retries,
-        disguised=refusal is not None,
-    )
+    except asyncio.CancelledError:
+        waited_s = perf_counter() - sent_at
+        on_hung_up(ended(f"hung up after {waited_s:.0f} s without a whole answer", hung_up=True))
+        raise
+    return ended(error)
+
+
+def _lacking(scan: StreamScan, completion_tokens: int) -> str | None:
+    """Why a stream is not the answer that was asked for. A single token may have no text."""
+    if scan.error is not None:
+        return scan.error
+    if not scan.done:
+        return "the stream ended without [DONE]"
+    if scan.usage is None:
+        return "the answer states no usage"
+    stated = scan.usage.get("completion_tokens")
+    if stated != completion_tokens:
+        return f"usage says {stated} completion tokens, expected {completion_tokens}"
+    if completion_tokens > 1 and not scan.content_times:
+        return "no chunk carried any text"
+    return None
+
+
+def _count(usage: Any, name: str) -> int:
+    found = usage.get(name) if isinstance(usage, dict) else None
+    return found if isinstance(found, int) else 0
 
 
 def _refusal_in(event: str | None) -> int | None:

@@ -13,7 +13,7 @@ import aiohttp
 
 from bench.client import Expected, Target, request_body
 from bench.prompts.workload import Vocabulary, write_drafts
-from bench.tenancy.attempt import Attempt, attempt
+from bench.tenancy.attempt import Attempt, Request, attempt
 
 _BATCH = 64
 _UNADVISED_S = 1.0
@@ -39,7 +39,7 @@ class Shape:
 
 
 class Writer:
-    """Bodies of requests, none like another for long."""
+    """Requests, none like another for long."""
 
     def __init__(self, target: Target, vocabulary: Vocabulary, shape: Shape, seed: int) -> None:
         self._target = target
@@ -48,11 +48,12 @@ class Writer:
         self._seed = seed
         self._drafts = self._written()
 
-    def body(self, output_tokens: int | None = None) -> bytes:
+    def request(self, output_tokens: int | None = None) -> Request:
         """One with an answer of so many tokens; None: of a length drawn as the shape has it."""
         fields, length = next(self._drafts)
         expected = Expected(self._shape.input_tokens, output_tokens or length, True, _PATIENCE_S)
-        return request_body(self._target, expected, fields, 0.0)
+        body = request_body(self._target, expected, fields, 0.0)
+        return Request(body, expected.completion_tokens)
 
     def _written(self) -> Iterator[tuple[dict[str, Any], int]]:
         rng, mean = random.Random(self._seed), self._shape.output_tokens
@@ -70,9 +71,10 @@ class Writer:
 
 
 class Crowd:
-    """Sends the requests of one phase, and keeps what came of them in `attempts`.
+    """Sends the requests of one phase, and keeps what came of them in `attempts`, of those hung up
+    on too.
 
-    `pending` are on their way. `advised` are clients that wait as long as a refusal advised.
+    `advised` are clients that wait as long as a refusal advised.
     """
 
     def __init__(
@@ -92,10 +94,7 @@ class Crowd:
         self._clients: dict[asyncio.Task[object], str] = {}
         self._waiting: set[asyncio.Task[Any]] = set()
         self._in_flight: dict[str, int] = {}
-
-    @property
-    def pending(self) -> int:
-        return len(self._clients)
+        self._given_up = False
 
     @property
     def advised(self) -> int:
@@ -139,31 +138,33 @@ class Crowd:
         async def client() -> None:
             while True:
                 last = await self._client(tenant, retries)
-                if last.refused:
+                if last.refused and not self._given_up:
                     await self._as_advised(last)
                 if perf_counter() >= end:
                     return
 
         for number in range(at_once):
+            comes_at = start + number / at_once * ramp_s
+            if comes_at >= end:
+                break
             if ramp_s:
-                await asyncio.sleep(max(0.0, start + number / at_once * ramp_s - perf_counter()))
+                await asyncio.sleep(max(0.0, comes_at - perf_counter()))
             self._begin(tenant.name, client())
         await asyncio.sleep(max(0.0, end - perf_counter()))
 
     async def ask(self, tenant: Tenant, output_tokens: int | None = None) -> Attempt:
-        """One request, as `Writer.body` writes it, which obeys nothing."""
-        return await self._attempt(tenant, self._writer.body(output_tokens), 0)
+        """One request, as `Writer.request` writes it, which obeys nothing."""
+        return await self._attempt(tenant, self._writer.request(output_tokens), 0)
 
-    async def finish(self, tenant: str | None = None, within_s: float = _PATIENCE_S) -> int:
-        """Wait for the clients (of `tenant`); hang up on who is left. How many those were."""
+    async def finish(self, tenant: str | None = None, within_s: float = _PATIENCE_S) -> None:
+        """Wait for the clients (of `tenant`); those that are left hang up."""
         mine = [task for task, name in self._clients.items() if tenant in (None, name)]
         if not mine:
-            return 0
+            return
         _, late = await asyncio.wait(mine, timeout=within_s)
         for task in late:
             task.cancel()
         await asyncio.gather(*mine, return_exceptions=True)
-        return len(late)
 
     def _begin(self, tenant: str, client: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(client)
@@ -171,18 +172,19 @@ class Crowd:
         task.add_done_callback(lambda done: self._clients.pop(done, None))
 
     def give_up(self) -> None:
-        """Clients that wait as advised don't come back."""
+        """Clients that are refused, or wait as advised, don't come back."""
+        self._given_up = True
         for task in list(self._waiting):
             task.cancel()
 
     async def _client(self, tenant: Tenant, retries: int) -> Attempt:
-        body = self._writer.body()
-        last = await self._attempt(tenant, body, 0)
+        request = self._writer.request()
+        last = await self._attempt(tenant, request, 0)
         for retried in range(1, retries + 1):
-            if not last.refused:
+            if not last.refused or self._given_up:
                 break
             await self._as_advised(last)
-            last = await self._attempt(tenant, body, retried)
+            last = await self._attempt(tenant, request, retried)
         return last
 
     async def _as_advised(self, refusal: Attempt) -> None:
@@ -196,20 +198,24 @@ class Crowd:
             if task is not None:
                 self._waiting.discard(task)
 
-    async def _attempt(self, tenant: Tenant, body: bytes, retried: int) -> Attempt:
+    async def _attempt(self, tenant: Tenant, request: Request, retried: int) -> Attempt:
         self._in_flight[tenant.name] = self.in_flight(tenant.name) + 1
         try:
             found = await attempt(
                 self._session,
                 self._url,
-                body,
+                request,
                 tenant=tenant.name,
                 api_key=tenant.api_key,
                 timeout_s=_PATIENCE_S,
                 retries=retried,
+                on_hung_up=self._note,
             )
         finally:
             self._in_flight[tenant.name] -= 1
+        self._note(found)
+        return found
+
+    def _note(self, found: Attempt) -> None:
         self.attempts.append(found)
         self._on_attempt(found)
-        return found

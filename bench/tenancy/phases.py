@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from bench.errors import BenchError
-from bench.tenancy.attempt import Attempt
+from bench.tenancy.attempt import Attempt, faults_of
 from bench.tenancy.crowd import Crowd, Shape, Tenant, Writer
 from bench.tenancy.servers import Subject
 
@@ -28,6 +28,7 @@ class Capacity:
 
     requests_per_s: float
     tokens_per_s: float
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,15 @@ class Quiet:
     """What the quiet tenant saw, TTFT in seconds; and what became of the flood, if there was one.
 
     `late` were still waiting when the flood ended, and had it easier from then on: their TTFT is
-    at least what is told.
+    at least what is told. `unanswered` of them hung up in the end. `faults` are those of both; that
+    the flood's clients hang up when it ends is none.
     """
 
     ttft_s: tuple[float, ...]
     refused: int
     late: int
     faults: tuple[str, ...]
+    unanswered: int = 0
     flood_sent: int = 0
     flood_answered: int = 0
     flood_refused: int = 0
@@ -87,14 +90,14 @@ class Stage:
         await crowd.finish(within_s=_FINISH_S)
         start = crowd.started_at + SETTLING * seconds
         end = crowd.started_at + seconds
-        tokens = sum(one.tokens(start, end) for one in crowd.attempts) / (end - start)
-        whole = [
-            one.prompt_tokens + one.completion_tokens for one in crowd.attempts if one.answered
-        ]
-        if not whole or not tokens:
-            faults = _faults(crowd.attempts) or ["all requests were refused"]
-            raise BenchError(f"{self.name} answered nothing: {faults[0]}")
-        return Capacity(tokens * len(whole) / sum(whole), tokens)
+        whole = [one for one in crowd.attempts if one.answered]
+        tokens = sum(one.tokens(start, end) for one in whole) / (end - start)
+        faults = faults_of(crowd.attempts)
+        if not tokens:
+            reason = faults[0] if faults else "all were refused, or it took longer"
+            raise BenchError(f"{self.name} answered nothing: {reason}")
+        sizes = [one.prompt_tokens + one.completion_tokens for one in whole]
+        return Capacity(tokens * len(sizes) / sum(sizes), tokens, tuple(faults))
 
     async def quiet(
         self,
@@ -117,10 +120,7 @@ class Stage:
             )
         cpu = crowd.cpu_share()
         late = crowd.in_flight(quiet.name)
-        sent = 0
         if flood is not None:
-            sent = sum(one.tenant == flood[0].name for one in crowd.attempts)
-            sent += crowd.in_flight(flood[0].name)
             await crowd.finish(flood[0].name, within_s=0)
         await crowd.finish(quiet.name, within_s=_FINISH_S)
         await self._calm(quiet)
@@ -130,8 +130,9 @@ class Stage:
             ttft_s=tuple(one.ttft_s for one in mine if one.ttft_s is not None),
             refused=sum(one.refused for one in mine),
             late=late,
-            faults=tuple(_faults(mine)),
-            flood_sent=sent,
+            faults=tuple(faults_of([*mine, *(one for one in others if not one.hung_up)])),
+            unanswered=sum(one.hung_up for one in mine),
+            flood_sent=len(others),
             flood_answered=sum(one.answered for one in others),
             flood_refused=sum(one.refused for one in others),
             client_cpu=cpu,
@@ -158,7 +159,7 @@ class Stage:
             service,
             tokens,
             _courses(by_tenant, crowd.started_at, seconds),
-            tuple(_faults(crowd.attempts)),
+            tuple(faults_of(crowd.attempts)),
         )
 
     async def _calm(self, tenant: Tenant) -> None:
@@ -198,7 +199,3 @@ def _courses(
             course.append((seconds * step / 100, total))
         found[name] = course
     return found
-
-
-def _faults(attempts: Sequence[Attempt]) -> list[str]:
-    return [one.error for one in attempts if one.error is not None]

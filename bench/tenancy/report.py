@@ -12,6 +12,7 @@ from bench.tenancy.chart import Line, Panel, distribution, to_svg
 from bench.tenancy.phases import Capacity, Quiet, Shared
 
 _TITLE = "Tenants beside each other"
+_SHOWN_FAULTS = 20
 
 
 @dataclass(slots=True)
@@ -33,12 +34,22 @@ class Round:
 
 @dataclass(slots=True)
 class Fairness:
-    """All rounds. `weights` are those of the tenants that all wait, by name."""
+    """All rounds. `weights` are those of the tenants that all wait, by name; `early` is what failed
+    before the rounds, in the warm-up and while the capacity was measured."""
 
     servers: tuple[str, ...]
     weights: dict[str, float]
     capacity: Capacity = field(default_factory=lambda: Capacity(0.0, 0.0))
     rounds: list[Round] = field(default_factory=list)
+    early: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        """All that failed, with the server's name."""
+        return [
+            *self.early,
+            *(f"{one.server}: {fault}" for one in self.rounds for fault in one.faults),
+        ]
 
     def of(self, server: str) -> list[Round]:
         return [one for one in self.rounds if one.server == server]
@@ -91,6 +102,12 @@ def to_markdown(found: Fairness) -> str:
         parts.append(f"Capacity: {found.capacity.requests_per_s:.2f} requests/s.\n")
     if any(one.alone for one in found.rounds):
         parts.append(_flood_table(found))
+        quiet = [seen for one in found.rounds for seen in (one.alone, one.flooded) if seen]
+        if any(one.unanswered for one in quiet):
+            parts.append(
+                "Who was never answered counts in the TTFT with the time waited: it is at least "
+                "that.\n"
+            )
         if found.capacity.requests_per_s:
             parts.append(
                 "One dispatch quantum, the mean time until a full server has a seat again, is "
@@ -98,17 +115,16 @@ def to_markdown(found: Fairness) -> str:
             )
     if any(one.shared for one in found.rounds):
         parts.append(_weights_table(found))
-    faults = [f"{one.server}: {fault}" for one in found.rounds for fault in one.faults]
-    if faults:
-        parts.append(f"{len(faults)} requests failed, the first: {faults[0]}\n")
+    if found.faults:
+        parts.append(f"{len(found.faults)} requests failed, the first: {found.faults[0]}\n")
     return "\n".join(parts)
 
 
 def _flood_table(found: Fairness) -> str:
     rows = [
         "| server | quiet tenant | TTFT p50, ms | p95 | p95 over alone | refused | still waiting "
-        "at the end | flood: sent | answered | refused |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "at the end | never answered | flood: sent | answered | refused |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for server in found.servers:
         for flooded in (False, True):
@@ -119,6 +135,7 @@ def _flood_table(found: Fairness) -> str:
                 f"| {server} | {'under flood' if flooded else 'alone'} | {_at(values, 50)} "
                 f"| {_at(values, 95)} | {'' if ratio is None else f'{ratio:.2f}'} "
                 f"| {sum(one.refused for one in seen)} | {sum(one.late for one in seen)} "
+                f"| {sum(one.unanswered for one in seen)} "
                 + "".join(f"| {count:,} " for count in _flood_counts(seen, flooded=flooded))
                 + "|"
             )
@@ -182,8 +199,12 @@ def fairness_svg(found: Fairness) -> str:
 
 def fairness_record(found: Fairness) -> dict[str, Any]:
     """Everything, by round, and the medians."""
+    capacity = found.capacity
     return {
-        "capacity": asdict(found.capacity),
+        "capacity": {
+            "requests_per_s": capacity.requests_per_s,
+            "tokens_per_s": capacity.tokens_per_s,
+        },
         "weights": found.weights,
         "servers_found": {
             server: {
@@ -202,8 +223,20 @@ def fairness_record(found: Fairness) -> dict[str, Any]:
             }
             for server in found.servers
         },
-        "rounds": [asdict(one) for one in found.rounds],
+        "failed": len(found.faults),
+        "faults": found.faults[:_SHOWN_FAULTS],
+        "rounds": [_round_record(one) for one in found.rounds],
     }
+
+
+def _round_record(one: Round) -> dict[str, Any]:
+    """Of what failed the first only: a flood may be ten thousand requests."""
+    record = asdict(one)
+    for phase in ("alone", "flooded", "shared", "single"):
+        if record[phase] is not None:
+            faults = record[phase]["faults"]
+            record[phase] |= {"failed": len(faults), "faults": faults[:_SHOWN_FAULTS]}
+    return record
 
 
 def _at(ordered: Sequence[float], percent: float) -> str:

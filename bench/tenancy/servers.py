@@ -21,6 +21,7 @@ from rich.console import Console
 from bench.cli.command import add_start_timeout, at_least
 from bench.client import Target, request_headers
 from bench.errors import BenchError
+from bench.load import key_of
 from bench.measuring.facts import ServerFacts, read_server
 from bench.prompts.counting import find_counter
 from bench.prompts.workload import Draft, Vocabulary, calibrate
@@ -181,6 +182,11 @@ async def started(
     console: Console,
 ) -> AsyncIterator[Subject]:
     """Start one of them, learn its tokenizer's words, and stop it on leaving. Raises BenchError."""
+    if contender.url is not None and key_of(contender.url) is not None:
+        raise BenchError(
+            f"{contender.name}: leave out what is before the host of its URL; keys are given by "
+            "--admin-key and OPENAI_API_KEY"
+        )
     environ = {**servers.environment, **os.environ}
     with console.status(f"starting {contender.name}") as status:
 

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from time import perf_counter
 
 import psutil
 
 from bench.servers.server import ChildServer
-from bench.tenancy.attempt import Attempt
+from bench.tenancy.attempt import Attempt, faults_of
 from bench.tenancy.crowd import Crowd, Tenant
-from bench.tenancy.phases import SETTLING, Stage
+from bench.tenancy.phases import Stage
 from bench.utilization.process import memory
 
 _WARMUP_S = 5.0
@@ -64,8 +65,10 @@ class Storm:
 
     `disguised` are refusals by an event in a stream that had begun with 200. `places` are the
     attempts that were let in; `first_retries` those that came back once, `first_kept` those of
-    them that were let in. `gave_up` still waited as advised when the load ended. `recovered_s` is
-    from then until answers came as quickly as before.
+    them that were let in. `gave_up` still waited as advised when the load ended, `left_waiting` for
+    an answer; `unanswered` of these hung up in the end, and are in `ttft_s` with the time waited.
+    `recovered_s` is from the load's end until answers came as quickly as before, for which
+    `recovery_s` were given. `faults` are of all phases.
     """
 
     capacity_per_s: float
@@ -82,6 +85,7 @@ class Storm:
     first_kept: int = 0
     gave_up: int = 0
     left_waiting: int = 0
+    unanswered: int = 0
     ttft_s: list[float] = field(default_factory=list)
     reject_s: list[float] = field(default_factory=list)
     advice_s: list[float] = field(default_factory=list)
@@ -89,6 +93,7 @@ class Storm:
     rss_growth_mib: float | None = None
     rss_after_mib: float | None = None
     recovered_s: float | None = None
+    recovery_s: float = 0.0
     client_cpu: float = 0.0
     client_lag_s: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -118,21 +123,27 @@ async def storm(
     """Measure calm and peak, overload, and watch it come back. Raises BenchError."""
     warmup_s = min(_WARMUP_S, peak_s)
     on_phase("warm-up", warmup_s)
-    await stage.capacity(tenant, seats, warmup_s, on_attempt)
-    calm = await _calm_ttft(stage, tenant)
+    warm = await stage.capacity(tenant, seats, warmup_s, on_attempt)
+    calm = [await stage.crowd().ask(tenant, _PROBE_TOKENS) for _ in range(_PROBES)]
     on_phase("peak", peak_s)
-    crowd = stage.crowd(on_attempt)
-    await crowd.keep(tenant, seats, peak_s)
-    await crowd.finish(within_s=_FINISH_S)
-    start, end = crowd.started_at + SETTLING * peak_s, crowd.started_at + peak_s
-    whole = [one for one in crowd.attempts if one.answered]
-    tokens = sum(one.tokens(start, end) for one in crowd.attempts)
-    size = sum(one.prompt_tokens + one.completion_tokens for one in whole) / max(len(whole), 1)
-    capacity = tokens / max(size, 1) / (end - start)
-    good = sum(one.meets(slo.ttft_s, slo.tpot_s) for one in whole) / max(len(whole), 1)
-    found = Storm(capacity, capacity * good, calm)
+    seen: list[Attempt] = []
+
+    def at_peak(one: Attempt) -> None:
+        seen.append(one)
+        on_attempt(one)
+
+    peak = await stage.capacity(tenant, seats, peak_s, at_peak)
+    whole = [one for one in seen if one.answered]
+    good = sum(one.meets(slo.ttft_s, slo.tpot_s) for one in whole) / len(whole)
+    found = Storm(
+        peak.requests_per_s,
+        peak.requests_per_s * good,
+        max(one.ttft_s or 0.0 for one in calm),
+        recovery_s=recovery_s,
+        faults=[*warm.faults, *faults_of(calm), *peak.faults],
+    )
     on_phase("overload", load.seconds)
-    await _overload(stage, tenant, seats, load, slo, recovery_s, found, on_phase, on_attempt)
+    await _overload(stage, tenant, seats, load, slo, found, on_phase, on_attempt)
     return found
 
 
@@ -142,7 +153,6 @@ async def _overload(
     seats: int,
     load: Load,
     slo: Slo,
-    recovery_s: float,
     found: Storm,
     on_phase: Callable[[str, float], None],
     on_attempt: Callable[[Attempt], None],
@@ -161,10 +171,10 @@ async def _overload(
             await crowd.arrive(tenant, rate, load.seconds, 1, retries=load.retries)
     found.client_cpu = crowd.cpu_share()
     end = perf_counter()
-    found.gave_up, found.left_waiting = crowd.advised, crowd.pending - crowd.advised
+    found.gave_up, found.left_waiting = crowd.advised, crowd.in_flight(tenant.name)
     crowd.give_up()
-    on_phase("recovery", recovery_s)
-    found.recovered_s = await _recovered(stage, tenant, found.calm_ttft_s, end, recovery_s)
+    on_phase("recovery", found.recovery_s)
+    await _recover(stage, tenant, end, found)
     await crowd.finish(within_s=0 if found.recovered_s is None else _FINISH_S)
     after = _rss_mib(child)
     if before is not None and after is not None:
@@ -189,33 +199,33 @@ def _count(crowd: Crowd, slo: Slo, seconds: float, end: float, found: Storm) -> 
     found.reject_s = sorted(one.ended_at - one.sent_at for one in refused)
     found.advice_s = sorted(one.retry_after_s for one in refused if one.retry_after_s is not None)
     found.ttft_s = sorted(one.ttft_s for one in seen if one.ttft_s is not None)
+    found.unanswered = sum(one.hung_up for one in seen)
     found.places = sum(not one.refused for one in seen)
     first = [one for one in seen if one.retries == 1]
     found.first_retries = len(first)
     found.first_kept = sum(not one.refused for one in first)
-    found.faults = [one.error for one in seen if one.error is not None]
+    lost = found.recovered_s is not None or not _moves(crowd, end + found.recovery_s / 2)
+    found.faults += faults_of([one for one in crowd.attempts if lost or not one.hung_up])
 
 
-async def _calm_ttft(stage: Stage, tenant: Tenant) -> float:
-    """The largest of a few, one after the other."""
-    seen = [await stage.crowd().ask(tenant, _PROBE_TOKENS) for _ in range(_PROBES)]
-    return max(one.ttft_s or 0.0 for one in seen)
+def _moves(crowd: Crowd, since: float) -> bool:
+    """Whether anybody was still served: who is then left is late, and not forgotten."""
+    return any(one.times[-1] >= since for one in crowd.attempts if one.times)
 
 
-async def _recovered(
-    stage: Stage, tenant: Tenant, calm_s: float, end: float, within_s: float
-) -> float | None:
+async def _recover(stage: Stage, tenant: Tenant, end: float, found: Storm) -> None:
     """When the first of several probes in a row was sent that all were answered as in calm (half
     as much again), in seconds after `end`. They are short, so that the next is soon sent."""
     row: list[Attempt] = []
     with suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(found.recovery_s):
             while len(row) < _ROW:
                 seen = await stage.crowd().ask(tenant, _PROBE_TOKENS)
-                usual = seen.ttft_s is not None and seen.ttft_s <= 1.5 * calm_s
-                row = [*row, seen] if usual else []
+                found.faults += faults_of([seen])
+                row = [*row, seen] if seen.meets(1.5 * found.calm_ttft_s, inf) else []
                 await asyncio.sleep(_PROBE_GAP_S)
-    return max(row[0].sent_at - end, 0.0) if len(row) == _ROW else None
+    if len(row) == _ROW:
+        found.recovered_s = max(row[0].sent_at - end, 0.0)
 
 
 @asynccontextmanager

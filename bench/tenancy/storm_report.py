@@ -92,6 +92,12 @@ def _goodput(one: Storm) -> str:
     return f"{one.good_per_s:.2f} ({share:.0%})"
 
 
+def _recovery(one: Storm) -> str:
+    if one.recovered_s is None:
+        return f"not within {one.recovery_s:g}"
+    return _number(one.recovered_s)
+
+
 _ROWS: tuple[tuple[str, Callable[[Storm], str]], ...] = (
     ("capacity, requests/s", lambda one: f"{one.capacity_per_s:.2f}"),
     ("peak goodput, requests/s", lambda one: f"{one.peak_good_per_s:.2f}"),
@@ -110,11 +116,12 @@ _ROWS: tuple[tuple[str, Callable[[Storm], str]], ...] = (
     ("possible at most", lambda one: _number(one.possible_share, ".0%")),
     ("still advised to wait at the end", lambda one: f"{one.gave_up:,}"),
     ("still waiting for an answer at the end", lambda one: f"{one.left_waiting:,}"),
+    ("never answered, TTFT at least the time waited", lambda one: f"{one.unanswered:,}"),
     ("TTFT p50, ms", lambda one: _ms(one.ttft_s, 50)),
     ("TTFT p99, ms", lambda one: _ms(one.ttft_s, 99)),
     ("memory grew by at most, MiB", lambda one: _number(one.rss_growth_mib)),
     ("memory more than before afterwards, MiB", lambda one: _number(one.rss_after_mib)),
-    ("back to normal after, s", lambda one: _number(one.recovered_s)),
+    ("back to normal after, s", _recovery),
     ("client, of one core", lambda one: f"{one.client_cpu:.0%}"),
 )
 

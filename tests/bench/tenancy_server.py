@@ -17,7 +17,8 @@ ADMIN_PATH = "/admin/v1/keys"
 
 class SeatServer(FakeServer):
     """`seats` requests are answered at a time, and `places` may wait for one; the others are
-    refused, with `advice` where that isn't empty. Without `keys` it makes none."""
+    refused, with `advice` where that isn't empty. Without `keys` it makes none. Faults are
+    those of the tenant `failing` only, where it is named."""
 
     def __init__(
         self,
@@ -27,6 +28,7 @@ class SeatServer(FakeServer):
         places: int = 1_000,
         advice: Mapping[str, str] | None = None,
         keys: bool = True,
+        failing: str = "",
     ) -> None:
         super().__init__(script)
         self.made: list[dict[str, Any]] = []
@@ -35,6 +37,7 @@ class SeatServer(FakeServer):
         self._room = seats + places
         self._inside = 0
         self._advice = dict(advice or {})
+        self._failing = failing
         if keys:
             self.app.router.add_post(ADMIN_PATH, self._make_key)
 
@@ -56,6 +59,12 @@ class SeatServer(FakeServer):
         finally:
             self._inside -= 1
 
+    async def _answer(
+        self, request: web.Request, body: Mapping[str, Any], fault: str
+    ) -> web.StreamResponse:
+        mine = self._failing in request.headers.get("Authorization", "")
+        return await super()._answer(request, body, fault if mine else "")
+
 
 def main() -> None:
     """Serve until SIGTERM."""
@@ -63,12 +72,13 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--places", type=int, default=1_000)
     parser.add_argument("--fault")
+    parser.add_argument("--failing", default="")
     parser.add_argument("--advice", type=json.loads, default={})
     args = parser.parse_args()
     script = Script(
         token_delay_s=0.001, fault=lambda number: args.fault if number % 7 == 0 else None
     )
-    server = SeatServer(script, places=args.places, advice=args.advice)
+    server = SeatServer(script, places=args.places, advice=args.advice, failing=args.failing)
     web.run_app(server.app, host="127.0.0.1", port=args.port, print=None)
 
 

@@ -309,6 +309,13 @@ def test_a_gateway_that_is_killed_under_load_keeps_its_books(tmp_path: Path) -> 
     assert found["figures"]["kills"] == 1
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_broken(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command.main(["freeze", "--json", "/nowhere/chaos.json"]) == Exit.UNUSABLE
+    assert "--json /nowhere/chaos.json: there is no directory" in capsys.readouterr().err
+
+
 def test_an_unknown_part_is_wrong_usage() -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(["everything"])

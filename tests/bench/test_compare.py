@@ -164,6 +164,7 @@ def test_a_server_is_a_configuration_a_url_or_either_with_a_name(tmp_path: Path)
     assert plain.command[1:6] == ("-m", "gateway", "serve", "--config", str(config))
     assert "{port}" in plain.command
     assert parse_subject("http://h:1/v1/").url == "http://h:1/v1"
+    assert parse_subject("http://me:pw@h/v1").name == "http://me:REDACTED@h/v1"
     assert parse_subject("b=http://h:1/v1?x=y").url == "http://h:1/v1?x=y"
     assert parse_subject("c=serve --port {port}").command == ("serve", "--port", "{port}")
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 import aiohttp
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from rich.console import Console
 
 import bench
@@ -25,9 +29,11 @@ from bench.measuring.loop import LoopResult, Sent
 from bench.measuring.measure import Measurement, Settings, check_fits, measure
 from bench.measuring.settings import Dataset
 from bench.measuring.slo import Slo
+from bench.prompts.counting import find_counter
 from bench.prompts.lengths import Lengths
 from bench.prompts.prompt import Workload
-from bench.reports.report import any_failed, print_report, to_record
+from bench.reports.report import any_failed, print_report, to_record, write_json
+from bench.servers.server import free_port
 from tests.bench.conftest import StartFake
 
 SCHEMA = json.loads((Path(bench.__file__).parent / "throughput.schema.json").read_text("utf-8"))
@@ -341,6 +347,64 @@ def test_a_report_of_nothing_is_still_a_report() -> None:
     assert record["throughput"]["total_tokens_per_s"] == 0
     assert record["client"]["cpu_us_per_output_token"] is None
     assert not any_failed(record)
+
+
+def test_more_chunks_with_text_than_tokens_are_remarked_upon() -> None:
+    twice = replace(SAMPLE, completion_tokens=128, content_chunks=256)
+    exact = replace(SAMPLE, completion_tokens=128, content_chunks=128)
+
+    assert "2.00 chunks with text per token" in printed(report([twice]))
+    assert "per token" not in printed(report([exact]))
+
+
+def test_json_is_written_as_others_read_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+
+    write_json(file, {"said": "half of a pair: \ud83d"})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(file, {"ms": math.inf})
+
+    assert json.loads(file.read_text("utf-8")) == {"said": "half of a pair: \ud83d"}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://me:s3cret@[::1"])
+async def test_what_is_no_url_is_said_without_its_password(
+    session: aiohttp.ClientSession, url: str
+) -> None:
+    with pytest.raises(BenchError, match="not a URL") as error:
+        await read_server(session, url, api_key=None, model=None)
+    assert "s3cret" not in str(error.value)
+
+
+async def test_a_server_that_is_not_there_is_named_without_its_password(
+    session: aiohttp.ClientSession,
+) -> None:
+    url = f"http://me:s3cret@127.0.0.1:{free_port()}/v1"
+
+    with pytest.raises(BenchError, match="can't be reached") as error:
+        await read_server(session, url, api_key=None, model=None)
+    assert "s3cret" not in str(error.value)
+    with pytest.raises(BenchError, match="ClientConnectorError") as error:
+        await find_counter(session, Target(url, "chat", "m"), {"prompt": "a"})
+    assert "s3cret" not in str(error.value)
+
+
+async def test_what_a_server_says_in_no_json_is_not_taken_for_it(
+    session: aiohttp.ClientSession,
+) -> None:
+    async def models(_request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m"}]})
+
+    async def version(_request: web.Request) -> web.Response:
+        return web.Response(text='{"version": "1", "engine": {"share": NaN}}')
+
+    app = web.Application()
+    app.add_routes([web.get("/v1/models", models), web.get("/version", version)])
+    async with TestServer(app) as server:
+        found = await read_server(session, str(server.make_url("/v1")), api_key=None, model=None)
+
+    assert (found.model, found.version, found.engine) == ("m", None, None)
 
 
 async def test_the_server_is_asked_what_it_is(

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from math import inf
 from pathlib import Path
+from time import perf_counter
 
 import aiohttp
 import pytest
@@ -29,10 +31,15 @@ EASY = Slo(60.0, 60.0)
 
 
 async def stormed(
-    session: aiohttp.ClientSession, fake: FakeServer, load: Load, slo: Slo = EASY
+    session: aiohttp.ClientSession,
+    fake: FakeServer,
+    load: Load,
+    slo: Slo = EASY,
+    recovery_s: float = 20.0,
+    phases: list[str] | None = None,
 ) -> tuple[Storm, list[str]]:
     """What the server did, and the phases that were told."""
-    phases: list[str] = []
+    phases = [] if phases is None else phases
     async with TestServer(fake.app) as server:
         url = str(server.make_url("/v1"))
         target = Target(url, "completions", MODEL)
@@ -42,10 +49,10 @@ async def stormed(
             Stage(session, subject, Shape(16, 4), seed=0),
             Tenant("load"),
             2,
-            0.3,
+            0.5,
             load,
             slo,
-            20.0,
+            recovery_s,
             lambda phase, _seconds: phases.append(phase),
             lambda _attempt: None,
         )
@@ -73,7 +80,83 @@ async def test_a_bounded_server_refuses_keeps_answering_and_comes_back(
     assert set(found.advice_s) == {0.005}
     assert found.recovered_s is not None
     assert found.faults == []
+    assert found.unanswered == 0
     assert found.rss_growth_mib is None
+
+
+def hanging(most: float) -> SeatServer:
+    """Of the requests that find four others, so many are never answered."""
+    hung = 0
+
+    def fault(_number: int) -> str | None:
+        nonlocal hung
+        if fake.seen.in_flight < 4 or hung >= most:
+            return None
+        hung += 1
+        return "hang"
+
+    fake = SeatServer(Script(token_delay_s=0.002, fault=fault), seats=1_000)
+    return fake
+
+
+async def test_a_server_that_stops_to_answer_has_failed(session: aiohttp.ClientSession) -> None:
+    load = Load(times=8.0, seconds=0.5, retries=0, closed=True)
+
+    found, _ = await stormed(session, hanging(inf), load, recovery_s=1.0)
+
+    assert found.recovered_s is None
+    assert found.left_waiting == found.unanswered == len(found.faults) == 16
+    assert found.sent == found.answered + found.unanswered
+    assert found.ttft_s[-16] >= 1.0
+
+
+async def test_requests_that_a_server_forgot_are_failures_though_it_is_back(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.tenancy.storm._FINISH_S", 0.3)
+    # As where it took so long that others were served late.
+    monkeypatch.setattr("bench.tenancy.storm._moves", lambda _crowd, _since: True)
+    load = Load(times=8.0, seconds=0.5, retries=0, closed=True)
+
+    found, _ = await stormed(session, hanging(3), load)
+
+    assert found.recovered_s is not None
+    assert found.unanswered == len(found.faults) == 3
+
+
+async def test_a_queue_that_still_moves_is_late_and_has_not_failed(
+    session: aiohttp.ClientSession,
+) -> None:
+    load = Load(times=10.0, seconds=0.5, retries=0, closed=False)
+    slow = SeatServer(Script(token_delay_s=0.02), seats=2)
+
+    found, _ = await stormed(session, slow, load, recovery_s=0.6)
+
+    assert found.recovered_s is None
+    assert found.unanswered > 0
+    assert found.sent == found.answered + found.unanswered
+    assert found.faults == []
+
+
+@pytest.mark.parametrize("phase", ["warm-up", "peak", "overload", "recovery"])
+async def test_what_fails_in_any_phase_is_told(session: aiohttp.ClientSession, phase: str) -> None:
+    phases: list[str] = []
+    failed: list[int] = []
+
+    def fault(number: int) -> str | None:
+        if phases[-1] != phase or failed:
+            return None
+        failed.append(number)
+        return "500"
+
+    load = Load(times=2.0, seconds=0.3, retries=0, closed=True)
+
+    found, _ = await stormed(
+        session, SeatServer(Script(fault, token_delay_s=0.002)), load, phases=phases
+    )
+
+    assert len(found.faults) == 1
+    assert "HTTP 500" in found.faults[0]
 
 
 async def test_what_is_late_is_not_good(session: aiohttp.ClientSession) -> None:
@@ -121,6 +204,44 @@ async def test_clients_come_one_after_the_other_within_the_ramp(
     assert len(fake.callers) == len(begun)
 
 
+async def test_nobody_comes_after_the_load_however_long_the_ramp_is(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with TestServer(SeatServer(Script(token_delay_s=0.002)).app) as server:
+        target = Target(str(server.make_url("/v1")), "completions", MODEL)
+        crowd = Crowd(session, target.url, Writer(target, VOCABULARY, Shape(16, 4), seed=0))
+        await crowd.keep(Tenant("load"), 5, 0.2, ramp_s=5.0)
+        lasted = perf_counter() - crowd.started_at
+        await crowd.finish()
+
+    assert lasted < 2.0
+    assert crowd.attempts
+
+
+async def test_who_is_refused_after_giving_up_does_not_come_back(
+    session: aiohttp.ClientSession,
+) -> None:
+    fake = SeatServer(Script(), seats=0, places=0, advice={"retry-after-ms": "1"})
+    async with TestServer(fake.app) as server:
+        target = Target(str(server.make_url("/v1")), "completions", MODEL)
+        crowd = Crowd(session, target.url, Writer(target, VOCABULARY, Shape(16, 4), seed=0))
+        # All are on their way, none has been refused.
+        await crowd.keep(Tenant("load"), 4, 0.0001, retries=5)
+        crowd.give_up()
+        await crowd.finish()
+    assert len(crowd.attempts) == len(fake.callers) == 4
+
+
+def test_a_key_in_a_url_is_refused_beside_the_admins(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = overload.main(["--server", "x=http://me:pw@127.0.0.1:1/v1", "--tiny"])
+    assert code == Exit.UNUSABLE
+    told = capsys.readouterr().err
+    assert "leave out what is before the host" in told
+    assert "pw" not in told
+
+
 async def test_refusals_without_advice_are_counted(session: aiohttp.ClientSession) -> None:
     fake = SeatServer(Script(token_delay_s=0.002), seats=2, places=0)
     load = Load(times=5.0, seconds=0.3, retries=0, closed=False)
@@ -139,6 +260,7 @@ def example(**more: object) -> Storm:
         "first_kept": 20,
         "reject_s": [0.001, 0.002],
         "client_lag_s": [0.0],
+        "recovery_s": 60.0,
         "course": [Point(0.5, 1.0, 2.0, 100.0), Point(1.0, 3.0, 4.0, None)],
     }
     for name, value in (values | more).items():
@@ -152,7 +274,7 @@ def test_the_table_says_what_was_kept_up_and_what_was_possible() -> None:
     assert "| goodput under overload (of peak) | 6.00 (75%) | 6.00 (75%) |" in text
     assert "| let in then | 50% | 50% |" in text
     assert "| possible at most | 75% | 75% |" in text
-    assert "| back to normal after, s | - | - |" in text
+    assert "| back to normal after, s | not within 60 | not within 60 |" in text
     assert "1 requests failed, the first: theirs: HTTP 500: oops" in text
 
 
@@ -174,7 +296,8 @@ async def test_the_command_measures_a_server_and_says_whether_answers_failed(
     file = tmp_path / "found.json"
 
     child = await started(
-        *("--server", f"mine={SERVER} --fault '{fault}'", "--seconds", "1", "--times", "2"),
+        *("--server", f"mine=env A_KEY=s3cret {SERVER} --fault '{fault}'"),
+        *("--seconds", "1", "--times", "2", "--admin-key", "s3cret"),
         *("--peak-seconds", "0.5", "--retries", "0", "--json", str(file)),
         module="bench.overload",
     )
@@ -184,6 +307,8 @@ async def test_the_command_measures_a_server_and_says_whether_answers_failed(
     assert "| goodput under overload (of peak) |" in out.decode()
     record = json.loads(file.read_text())
     assert record["found"]["mine"]["rss_growth_mib"] is not None
+    assert "A_KEY=REDACTED" in record["servers"]["mine"]["command"]
+    assert "s3cret" not in file.read_text()
 
 
 def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,9 @@ def test_objectives_are_read_and_the_last_of_a_kind_holds() -> None:
     assert parse_slo(["ttft=500", "tpot=50.5", "ttft=400"]) == Slo(ttft_ms=400, tpot_ms=50.5)
 
 
-@pytest.mark.parametrize("wrong", ["ttft", "ttft=", "ttft=fast", "ttft=0", "ttft=nan", "itl=5"])
+@pytest.mark.parametrize(
+    "wrong", ["ttft", "ttft=", "ttft=fast", "ttft=0", "ttft=nan", "ttft=inf", "itl=5"]
+)
 def test_anything_else_is_refused_with_an_example(wrong: str) -> None:
     with pytest.raises(BenchError, match="--slo ttft=500"):
         parse_slo([wrong])

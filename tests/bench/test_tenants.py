@@ -19,7 +19,8 @@ from bench.fake import MODEL, FakeServer, Script
 from bench.measuring.facts import ServerFacts
 from bench.prompts.counting import TokenizeCounter
 from bench.prompts.workload import Vocabulary, calibrate
-from bench.tenancy.attempt import Attempt, attempt, retry_after
+from bench.tenancy import phases
+from bench.tenancy.attempt import Attempt, Request, attempt, retry_after
 from bench.tenancy.chart import Line, Panel, to_svg
 from bench.tenancy.crowd import Crowd, Shape, Tenant, Writer
 from bench.tenancy.phases import Capacity, Quiet, Shared, Stage, expected_shares
@@ -114,9 +115,58 @@ async def test_an_attempt_tells_what_came_and_what_was_refused(
     assert broken.error is not None
     assert cut.error is not None
     nobody = await attempt(
-        session, "http://127.0.0.1:1/v1/x", b"{}", tenant="a", api_key=None, timeout_s=5
+        session,
+        "http://127.0.0.1:1/v1/x",
+        Request(b"{}", 4),
+        tenant="a",
+        api_key=None,
+        timeout_s=5,
     )
     assert (nobody.status, nobody.answered) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("no_usage", "the answer states no usage"),
+        ("wrong_completion", "usage says 3 completion tokens, expected 4"),
+        ("no_text", "no chunk carried any text"),
+    ],
+)
+async def test_an_answer_that_is_not_what_was_asked_for_is_a_fault(
+    session: aiohttp.ClientSession, start_fake: StartFake, fault: str, told: str
+) -> None:
+    _, url = await start_fake(Script(fault=lambda _number: fault))
+
+    seen = await crowd(session, url).ask(ALICE, 4)
+
+    assert (seen.status, seen.answered, seen.error) == (200, False, told)
+
+
+async def test_a_single_token_may_have_no_text(
+    session: aiohttp.ClientSession, start_fake: StartFake
+) -> None:
+    _, url = await start_fake(Script(fault=lambda _number: "no_text"))
+
+    seen = await crowd(session, url).ask(ALICE, 1)
+
+    assert (seen.answered, seen.ttft_s) == (True, None)
+
+
+async def test_who_is_hung_up_on_has_waited_that_long_at_least(
+    session: aiohttp.ClientSession, start_fake: StartFake
+) -> None:
+    _, url = await start_fake(Script(fault=lambda _number: "hang"))
+    made = crowd(session, url)
+    await made.keep(ALICE, 2, 0.05)
+
+    await made.finish(within_s=0.1)
+
+    assert [one.hung_up for one in made.attempts] == [True, True]
+    for one in made.attempts:
+        assert not one.answered
+        assert one.ttft_s is not None
+        assert one.ttft_s >= 0.1
 
 
 @pytest.mark.parametrize(
@@ -153,10 +203,12 @@ async def test_no_two_requests_are_alike_and_their_answers_are_of_different_leng
     counter = TokenizeCounter(session, target(url))
     writer = Writer(target(url), await calibrate(counter, "text"), Shape(24, 8), 0)
 
-    bodies = [json.loads(writer.body()) for _ in range(100)]
+    requests = [writer.request() for _ in range(100)]
+    bodies = [json.loads(one.body) for one in requests]
 
     assert len({body["prompt"] for body in bodies}) == 100
     assert {body["max_tokens"] for body in bodies} == set(range(4, 13))
+    assert [body["min_tokens"] for body in bodies] == [one.completion_tokens for one in requests]
     assert await counter.count({"prompt": bodies[0]["prompt"]}) == 24
 
 
@@ -194,13 +246,13 @@ async def test_who_gives_up_does_not_come_back(session: aiohttp.ClientSession) -
     async with server:
         made = crowd(session, url)
         await made.arrive(BOB, 100.0, 0.1, seed=1, retries=2)
-        sent = made.pending
-        await _until(lambda: made.advised == sent)
+        await _until(lambda: not made.in_flight(BOB.name))
+        advised = made.advised
 
         made.give_up()
         await made.finish()
 
-    assert len(made.attempts) == sent > 0
+    assert len(made.attempts) == advised > 0
 
 
 async def test_each_tenant_gets_a_key_with_its_weight(session: aiohttp.ClientSession) -> None:
@@ -235,7 +287,51 @@ async def test_a_flood_is_hung_up_on_and_the_quiet_are_heard_out(
 
     assert len(found.ttft_s) > 3
     assert found.flood_sent > found.flood_answered > 0
-    assert found.faults == ()
+    assert (found.faults, found.unanswered) == ((), 0)
+
+
+async def test_the_quiet_who_are_never_answered_count_with_the_time_they_waited(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phases, "_FINISH_S", 0.3)
+    monkeypatch.setattr(phases, "_CALM_S", 0.1)
+    script = Script(fault=lambda number: "hang" if number % 2 else None)
+    server, url = await _serving(SeatServer(script, seats=1_000, failing="alice"))
+    async with server:
+        found = await stage(session, url).quiet(
+            ALICE, 20.0, 0.5, 1, (BOB, 20.0), lambda _attempt: None
+        )
+
+    assert found.unanswered == len(found.faults) == sum(ttft >= 0.3 for ttft in found.ttft_s) > 0
+    assert "hung up" in found.faults[0]
+
+
+async def test_what_fails_in_the_flood_and_while_capacity_is_measured_is_told(
+    session: aiohttp.ClientSession,
+) -> None:
+    script = Script(fault=lambda number: "500" if number % 3 == 0 else None)
+    server, url = await _serving(SeatServer(script, failing="bob"))
+    async with server:
+        found = await stage(session, url).quiet(
+            ALICE, 20.0, 0.3, 1, (BOB, 40.0), lambda _attempt: None
+        )
+        capacity = await stage(session, url).capacity(BOB, 2, 0.2, lambda _attempt: None)
+
+    assert "HTTP 500" in found.faults[0]
+    assert "HTTP 500" in capacity.faults[0]
+
+
+async def test_what_is_cut_off_is_no_capacity(
+    session: aiohttp.ClientSession, start_fake: StartFake
+) -> None:
+    whole = Script(token_delay_s=0.005)
+    cut = Script(token_delay_s=0.005, fault=lambda number: "no_done" if number % 2 else None)
+    found = []
+    for script in (whole, cut):
+        _, url = await start_fake(script)
+        found.append(await stage(session, url).capacity(ALICE, 4, 0.5, lambda _attempt: None))
+
+    assert found[1].requests_per_s < 0.75 * found[0].requests_per_s
 
 
 async def test_shares_are_of_what_was_served_while_all_waited(
@@ -293,8 +389,25 @@ def test_ratios_shares_and_costs_are_told_of_all_rounds_together() -> None:
     assert "| ours | under flood | 150 | 150 | 1.50 |" in text
     assert "| ours | 0.260 | 0.740 | 4.0% | 0.970 (0.970 to 0.970) |" in text
     assert "is 250 ms" in text
+    assert "never answered counts" not in text
     ET.fromstring(fairness_svg(found))
     json.dumps(fairness_record(found))
+
+
+def test_the_report_tells_who_was_never_answered_and_what_failed_before_the_rounds() -> None:
+    found = fairness()
+    found.early.append("ours: HTTP 500: oops")
+    faults = tuple(f"hung up {number}" for number in range(30))
+    found.rounds[1].flooded = Quiet((120.0,), refused=0, late=1, faults=faults, unanswered=1)
+
+    text = to_markdown(found)
+    record = fairness_record(found)
+
+    assert "31 requests failed, the first: ours: HTTP 500: oops" in text
+    assert "never answered counts in the TTFT with the time waited" in text
+    assert (record["failed"], len(record["faults"])) == (31, 20)
+    flooded = record["rounds"][1]["flooded"]
+    assert (flooded["failed"], len(flooded["faults"])) == (30, 20)
 
 
 def test_a_chart_of_nothing_and_of_one_point_is_a_picture() -> None:
@@ -307,7 +420,8 @@ async def test_the_command_measures_a_server_and_writes_what_it_found(tmp_path: 
     json_file, svg_file = tmp_path / "found.json", tmp_path / "found.svg"
 
     child = await started(
-        *("--server", SERVER, "--seconds", "0.6", "--rounds", "1", "--capacity", "30"),
+        *("--server", SERVER.replace("=", "=env A_KEY=s3cret ", 1), "--admin-key", "s3cret"),
+        *("--seconds", "0.6", "--rounds", "1", "--capacity", "30"),
         *("--json", str(json_file), "--svg", str(svg_file)),
         module="bench.tenants",
     )
@@ -318,8 +432,22 @@ async def test_the_command_measures_a_server_and_writes_what_it_found(tmp_path: 
     record = json.loads(json_file.read_text())
     assert record["schema"] == "bench.tenants"
     assert record["servers_found"]["mine"]["ratio_p95"] > 0
+    assert "A_KEY=REDACTED" in record["servers"]["mine"]["command"]
     assert "sk-" not in json_file.read_text()
+    assert "s3cret" not in json_file.read_text()
     ET.fromstring(svg_file.read_text())
+
+
+async def test_the_command_fails_where_only_the_warm_up_did() -> None:
+    child = await started(
+        *("--server", f"{SERVER} --fault 500 --failing one", "--seconds", "0.6"),
+        *("--rounds", "1", "--capacity", "30", "--tests", "flood"),
+        module="bench.tenants",
+    )
+    out, err = await child.communicate()
+
+    assert child.returncode == Exit.FAILED_REQUESTS, err.decode()
+    assert "the first: mine: HTTP 500" in out.decode()
 
 
 def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,6 +144,7 @@ async def test_a_missing_key_exits_2(start_fake: StartFake) -> None:
         ("--rate-end", "5", "--rate", "1", "--arrivals", "burst"),
         ("--arrivals", "ramp", "--rate", "1"),
         ("--slo", "fast"),
+        ("--temperature", "nan"),
         ("--slo", "ttft=5", "--no-stream"),
         ("--dataset", "sharegpt"),
         ("--dataset", "replay", "--dataset-path", "/nowhere/at/all.jsonl"),
@@ -164,6 +165,47 @@ def test_wrong_usage_exits_2(wrong: tuple[str, ...], capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert wrong[0] in err
+
+
+async def test_nothing_to_measure_exits_2_and_writes_nothing(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    _, url = await start_fake(Script())
+    file = tmp_path / "report.json"
+
+    code, out, err = await command(
+        *("--base-url", url, "--rate", "0.2", "--duration", "0.5", "--warmup", "0"),
+        *("--json", str(file)),
+    )
+
+    assert (code, out) == (2, "")
+    assert "nothing was measured: there was no request to send in 0.5 s" in err
+    assert not file.exists()
+
+
+async def test_a_password_in_the_url_is_used_and_shown_nowhere(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    _, plain = await start_fake(Script())
+    url, file = plain.replace("://", "://me:s3cret@"), tmp_path / "report.json"
+    several = ("--base-url", url, "--base-url", url)
+
+    code, out, err = await command(*several, *SMALL, "--json", str(file))
+
+    assert code == 0, err
+    written = file.read_text("utf-8")
+    assert json.loads(written)["server"]["base_url"] == plain
+    assert plain in out
+    assert "s3cret" not in out + err + written
+
+
+async def test_a_user_in_the_url_and_a_key_exit_2_with_what_to_leave_out() -> None:
+    code, out, err = await command("--base-url", "http://me:s3cret@h/v1", OPENAI_API_KEY="right")
+
+    assert (code, out) == (2, "")
+    assert "leave out" in err
+    assert "Traceback" not in err
+    assert "s3cret" not in err
 
 
 async def test_whole_answers_and_completions_can_be_measured(start_fake: StartFake) -> None:

@@ -102,11 +102,13 @@ async def test_servers_that_answer_alike_exit_0_with_what_was_covered(
     one, other = await serve(honest), await serve(honest)
 
     code, out, err = await exact(
-        "--server", f"a={one}", "--server", f"b={other}", "--json", str(file)
+        *("--server", f"a={one.replace('://', '://s3cret@')}", "--server", f"b={other}"),
+        *("--json", str(file)),
     )
 
     assert code == 0, out + err
     assert "stop that spans tokens" in out
+    assert "s3cret" not in out + err + file.read_text("utf-8")
     found = json.loads(file.read_text("utf-8"))
     assert found["differences"] == []
     assert found["coverage"]["requests"] == 60
@@ -160,6 +162,7 @@ async def test_choices_that_are_missing_are_no_answer(serve: Serve) -> None:
         ("--server", "a=http://h/v1", "--server", "a=http://i/v1"),
         ("--server", "a=http://127.0.0.1:9/v1"),
         ("--other-streamed", "2"),
+        ("--json", "/nowhere/exact.json"),
     ],
 )
 async def test_wrong_use_exits_2(wrong: tuple[str, ...]) -> None:

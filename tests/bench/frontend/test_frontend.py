@@ -60,7 +60,8 @@ async def test_servers_are_measured_in_turns_and_every_answer_verified(tmp_path:
     report, picture = tmp_path / "report.json", tmp_path / "picture.svg"
 
     code, out, err = await frontend(
-        "--server", f"one={SERVER}", "--server", f"two={SERVER}", "--rounds", "2", *SMALL,
+        "--server", f"one={SERVER}", "--server", f"two=env A_KEY=s3cret {SERVER}",
+        "--rounds", "2", *SMALL,
         "--json", str(report), "--plot", str(picture),
     )  # fmt: skip
 
@@ -80,6 +81,7 @@ async def test_servers_are_measured_in_turns_and_every_answer_verified(tmp_path:
     assert found["settings"]["concurrency"] == [1, 3]
     assert found["machine"]["cores"] >= 1
     assert found["servers"]["one"]["command"][0] == "{python}"
+    assert found["servers"]["two"]["command"][:2] == ["env", "A_KEY=REDACTED"]
     assert ET.fromstring(picture.read_text("utf-8")).tag.endswith("svg")
 
 
@@ -125,6 +127,8 @@ async def test_a_peer_that_runs_already_is_measured_by_its_process_and_its_key_s
         (("--peer", "a=b,1"), "expected NAME=URL,PID"),
         (("--peer", "a=http://127.0.0.1:1/v1,999999999"), "no process 999999999"),
         (("--concurrency", "0"), "at least 1"),
+        (("--json", "/nowhere/a.json"), "--json /nowhere/a.json: there is no directory"),
+        (("--plot", "/nowhere/a.svg"), "--plot /nowhere/a.svg: there is no directory"),
         (("--server", "a={python} -m bench.fake --port {port}"), "no model 'tiny'"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ def stand_in(folder: Path, body: str) -> Path:
     )
     program.chmod(0o755)
     return program
+
+
+def test_a_score_that_is_no_number_is_none() -> None:
+    values = {"acc,none": 0.5, "acc_stderr,none": math.nan, "f1,none": math.nan}
+
+    (found,) = scores.read({"results": {"some": values}})
+
+    assert (found["metric"], found["value"], found["stderr"]) == ("acc", 0.5, None)
 
 
 async def test_task_scores_are_what_the_harness_wrote(tmp_path: Path) -> None:

@@ -303,12 +303,14 @@ async def test_leaks_reports_what_it_exits_with_and_draws_the_memory(
     files = {name: tmp_path / f"out.{name}" for name in ("json", "svg")}
     outputs = [part for name, file in files.items() for part in (f"--{name}", str(file))]
 
+    secret = WALKER.replace("=", "=env A_KEY=s3cret ", 1)
     code, out, err = await soak(
-        "leaks", "--server", WALKER, "--requests", "200", "--warmup", "200", *outputs
+        "leaks", "--server", secret, "--requests", "200", "--warmup", "200", *outputs
     )
 
     report = json.loads(files["json"].read_text("utf-8"))
     assert report["schema"] == "bench.soak.leaks"
+    assert "A_KEY=REDACTED" in report["options"]["server"]
     assert sum(report["requests"].values()) == 200
     assert report["faults"] == []
     assert report["after"]["gauges"] == {"gateway_requests_running": 0}
@@ -335,6 +337,8 @@ async def test_a_fair_server_exits_0_with_the_ratios_of_every_round(tmp_path: Pa
         (),
         ("fairness", "--streams", "10"),
         ("leaks", "--requests", "1"),
+        ("fairness", "--json", "/nowhere/soak.json"),
+        ("leaks", "--svg", "/nowhere/soak.svg"),
         ("leaks", "--server", "a=http://127.0.0.1:9/v1"),
         ("leaks", "--server", "a={python} -c pass {port}"),
     ],
