@@ -253,5 +253,4 @@ def _kill_everything() -> None:
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()
-    logging.shutdown()
     os._exit(EXIT_KILLED)

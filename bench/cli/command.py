@@ -69,7 +69,11 @@ def check_outputs(args: argparse.Namespace, *names: str) -> None:
             raise BenchError(f"--{name} {file}: there is no directory {file.absolute().parent}")
         if file is not None and file.is_dir():
             raise BenchError(f"--{name} {file}: that is a directory; give a file in it")
-        if file is not None and not os.access(file if file.exists() else file.parent, os.W_OK):
+        if file is None:
+            continue
+        # A report in JSON replaces what is there (`write_json`), which is the directory's affair.
+        in_place = name != "json" and file.exists()
+        if not os.access(file if in_place else file.absolute().parent, os.W_OK):
             raise BenchError(f"--{name} {file}: can't be written to")
 
 

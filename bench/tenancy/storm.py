@@ -200,12 +200,17 @@ def _count(crowd: Crowd, slo: Slo, seconds: float, end: float, found: Storm) -> 
     found.advice_s = sorted(one.retry_after_s for one in refused if one.retry_after_s is not None)
     found.ttft_s = sorted(one.ttft_s for one in seen if one.ttft_s is not None)
     found.unanswered = sum(one.hung_up for one in seen)
-    found.places = sum(not one.refused for one in seen)
+    found.places = sum(_let_in(one) for one in seen)
     first = [one for one in seen if one.retries == 1]
     found.first_retries = len(first)
-    found.first_kept = sum(not one.refused for one in first)
+    found.first_kept = sum(_let_in(one) for one in first)
     lost = found.recovered_s is not None or not _moves(crowd, end + found.recovery_s / 2)
     found.faults += faults_of([one for one in crowd.attempts if lost or not one.hung_up])
+
+
+def _let_in(one: Attempt) -> bool:
+    """As far as is known: nothing came of who hung up before any text."""
+    return not one.refused and (bool(one.times) or not one.hung_up)
 
 
 def _moves(crowd: Crowd, since: float) -> bool:

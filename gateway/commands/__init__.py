@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from gateway.config import GatewayConfig
+    from gateway.config import ConfigError, GatewayConfig
 
 
 class Exit(IntEnum):
@@ -31,6 +31,13 @@ class Exit(IntEnum):
     INVALID = 2
     DOES_NOT_FIT = 3
     INTERRUPTED = 130
+
+
+def fail_of(error: ConfigError) -> NoReturn:
+    """End with what is wrong with the configuration, or only can't be reached now."""
+    from gateway.config import UnreachableError
+
+    fail(str(error), Exit.FAILED if isinstance(error, UnreachableError) else Exit.INVALID)
 
 
 ConfigOption = Annotated[

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
-from gateway.commands import Exit, config_or_exit, errors_in_json, fail, finite
+from gateway.commands import Exit, config_or_exit, errors_in_json, fail, fail_of, finite
 from gateway.commands.quantities import NONE, parse_budget, parse_count
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def administer(
     try:
         return asyncio.run(_administer(loaded, work))
     except ConfigError as error:
-        fail(str(error), Exit.INVALID)
+        fail_of(error)
     except APIError as error:
         fail(error.message, Exit.INVALID if error.status == 400 else Exit.FAILED)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.commands import ConfigOption, Exit, SetOption, config_or_exit, fail
+from gateway.commands import ConfigOption, Exit, SetOption, config_or_exit, fail, fail_of
 from gateway.commands.quantities import parse_duration
 from gateway.commands.tables import print_table
 from gateway.commands.tenancy import JsonOption
@@ -151,7 +151,7 @@ def _on_database(config: GatewayConfig, work: Callable[[Database], Awaitable[Any
     try:
         return asyncio.run(run())
     except ConfigError as error:
-        fail(str(error), Exit.INVALID)
+        fail_of(error)
     except APIError as error:
         fail(error.message)
 

@@ -95,8 +95,8 @@ class AdmissionConfig(Frozen):
 def _shared_through(given: str) -> str:
     """Raises ValueError, which tells nothing of what was given: it may hold a password."""
     try:
-        url = urlsplit(given)
-        known = url.scheme in ("redis", "rediss", "unix") and url.port != 0
+        # Without the slashes the client would take the host for a database, and go to localhost.
+        known = given.startswith(("redis://", "rediss://", "unix://")) and urlsplit(given).port != 0
     except ValueError:
         known = False
     if known or given == "state":

@@ -4,9 +4,13 @@ written, which may be a password."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import yaml
+
+# What an error quotes, unless it is a single character.
+_WRITTEN: Final = re.compile(r"""(['"])(?!\\.\1).{2,}\1""", re.DOTALL)
 
 
 def parse_yaml(text: str) -> Any:
@@ -17,11 +21,18 @@ def parse_yaml(text: str) -> Any:
         mark, began = error.problem_mark, error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         inside = f", in what begins in line {began.line + 1}" if began is not None else ""
-        raise ValueError(f"{where}{error.problem}{inside}") from None
+        problem = error.problem or ""
+        if not isinstance(error, _TwiceError):
+            problem = _WRITTEN.sub("…", problem)
+        raise ValueError(f"{where}{problem}{inside}") from None
     except yaml.YAMLError:
         raise ValueError("it has a character that YAML doesn't allow") from None
     except ValueError:  # of Python's, from what looks like one
         raise ValueError("it has a date or a number that is none") from None
+
+
+class _TwiceError(yaml.MarkedYAMLError):
+    """Names a key."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,5 +46,5 @@ class _Loader(yaml.SafeLoader):
             if (before := first.setdefault((key.tag, key.value), key)) is not key:
                 line = before.start_mark.line + 1
                 again = f"'{key.value}' is here a second time, after line {line}"
-                raise yaml.MarkedYAMLError(problem=again, problem_mark=key.start_mark)
+                raise _TwiceError(problem=again, problem_mark=key.start_mark)
         return node

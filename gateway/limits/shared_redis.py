@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import redis.asyncio
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError
 
 from gateway.config import ConfigError, LimitsConfig, UnreachableError
 from gateway.errors import UnavailableError
@@ -47,7 +47,9 @@ class RedisLimits:
             seconds, micros = await self._client.time()
         except (RedisError, OSError) as error:
             await self.close()
-            raise UnreachableError(f"limits.share: can't use Redis: {error}") from None
+            wrong = isinstance(error, AuthenticationError)
+            kind = ConfigError if wrong else UnreachableError
+            raise kind(f"limits.share: can't use Redis: {error}") from None
         return float(seconds) + float(micros) / 1e6
 
     async def lease(self, call: int, asks: Sequence[Ask]) -> list[Grant]:

@@ -23,7 +23,7 @@ from sqlalchemy import (
     create_engine,
     event,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from gateway.config import ConfigError, UnreachableError
 from gateway.config.state import database_url
@@ -76,7 +76,7 @@ class Database:
             self._refuse(
                 f"{str(reason).strip()}; name a database that can be written, or 'sqlite://' to "
                 "keep state in memory",
-                UnreachableError,
+                UnreachableError if isinstance(error, OperationalError) else ConfigError,
             )
         except BaseException:
             self._engine.dispose()

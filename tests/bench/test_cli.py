@@ -45,10 +45,14 @@ def test_a_file_to_write_to_is_no_directory_and_has_one(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_file_to_write_to_may_be_written(tmp_path: Path) -> None:
-    (tmp_path / "old.json").touch(mode=0o400)
-    with pytest.raises(BenchError, match=r"--json .*can't be written to"):
-        check_outputs(Namespace(json=tmp_path / "old.json"), "json")
+    old = tmp_path / "old"
+    old.touch(mode=0o400)
+    check_outputs(Namespace(json=old), "json")  # which replaces it
+    with pytest.raises(BenchError, match=r"--svg .*can't be written to"):
+        check_outputs(Namespace(svg=old), "svg")
     tmp_path.chmod(0o500)
+    with pytest.raises(BenchError, match=r"--json .*can't be written to"):
+        check_outputs(Namespace(json=old), "json")
     with pytest.raises(BenchError, match=r"--json .*can't be written to"):
         check_outputs(Namespace(json=tmp_path / "new.json"), "json")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, load_config
+from gateway.config import ConfigError, ServerConfig, load_config
 from gateway.config.reading import overlooked
 
 
@@ -20,6 +20,11 @@ def test_nothing_given_is_a_whole_configuration() -> None:
     config = load_config(environ={})
     assert config.server.port == 8000
     assert config.public_name == config.engine.model
+
+
+def test_an_address_of_ipv6_is_told_as_clients_write_it() -> None:
+    assert ServerConfig(host="::1").address(8000) == "http://[::1]:8000"
+    assert ServerConfig(host="127.0.0.1").address(8000) == "http://127.0.0.1:8000"
 
 
 def test_overrides_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
@@ -180,6 +185,10 @@ def test_an_error_names_who_said_it(tmp_path: Path) -> None:
         "state: {url: 'postgresql://u:p@ss:SECRET@h/d'}",
         "state: {url: 'nonsense:SECRET'}",
         'state:\n  url: "postgresql://u:SECRET@h/d""\n',
+        "state: {url: !SECRET}",
+        "state: {url: !it's-SECRET x}",
+        "state: {url: *SECRET}",
+        "state: {url: &SECRET x, a: &SECRET y}",
         "limits: redis://:SECRET@h/d",
         "limits: {share: [redis://:SECRET@h/d]}",
         "limits: {share: redis://:pa/SECRET@h}",

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 
 from bench.servers.server import free_port
-from gateway.config import load_config
-from gateway.server import Serving
 from tests.gateway.test_hangups import LONG, request_bytes
 
 
@@ -171,17 +169,3 @@ async def test_a_store_that_is_down_is_exit_code_1_as_it_may_be_up_again(
     code, said = await refused("--set", redis, "--set", f"state.url=sqlite:///{tmp_path}/s.db")
     assert code == 1
     assert "can't use Redis" in said
-
-
-async def test_an_address_of_ipv6_is_told_as_clients_write_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    settings = {"engine.kind": "simulated", "state.url": "sqlite://", "server.host": "::1"}
-    config = load_config(overrides={**settings, "server.port": 0}, environ={})
-    serving = Serving(config)
-    caplog.set_level("INFO")
-    running = asyncio.create_task(serving.run())
-    await serving.ready()
-    assert f"http://[::1]:{serving.port}/v1" in caplog.text
-    serving.stop()
-    assert await running == 0

@@ -411,7 +411,9 @@ async def test_limits_can_not_be_shared_through_memory() -> None:
     await database.close()
 
 
-@pytest.mark.parametrize("share", ["memcached://x", "redis://:port/x", "State"])
+@pytest.mark.parametrize(
+    "share", ["memcached://x", "redis://:port/x", "redis:host:1", "redis:/host:1", "State"]
+)
 def test_what_nothing_can_be_shared_through_is_a_config_error(share: str) -> None:
     with pytest.raises(ConfigError, match=r"limits\.share: expected 'state' or redis://"):
         load_config(overrides={"limits.share": share}, environ={})

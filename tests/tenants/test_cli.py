@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from bench.servers.server import free_port
 from gateway.__main__ import app
 from gateway.commands.tables import print_table
 from tests.store.conftest import Clock
@@ -228,6 +229,22 @@ def test_state_in_memory_has_no_keys_to_change() -> None:
     answer = CliRunner().invoke(app, ["keys", "list", "--set", "state.url=sqlite://"])
     assert answer.exit_code == 2
     assert "use its admin API" in answer.stderr
+
+
+def test_a_database_that_is_down_is_exit_code_1() -> None:
+    down = f"state.url=postgresql://gateway@127.0.0.1:{free_port()}/db"
+    answer = CliRunner().invoke(app, ["keys", "list", "--set", down])
+    assert answer.exit_code == 1
+    assert "state.url: can't use" in answer.stderr
+
+
+def test_a_file_that_is_no_database_is_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("not a database, but a text of some length\n" * 100)
+    answer = CliRunner().invoke(
+        app, ["keys", "list", "--set", f"state.url=sqlite:///{tmp_path}/notes"]
+    )
+    assert answer.exit_code == 2
+    assert "file is not a database" in answer.stderr
 
 
 def test_a_servers_database_without_a_pepper_says_what_to_set(postgres_url: str) -> None:
