@@ -190,11 +190,7 @@ async def _read_stream(
         if expected.keep_text:
             kept.append(received)
     end = perf_counter()
-    if scan.error is not None:
-        raise RefusedAnswerError(FailureKind.ERROR_EVENT, scan.error)
-    if not scan.done:
-        raise RefusedAnswerError(FailureKind.MISSING_DONE, "the stream ended without [DONE]")
-    prompt, completion, cached = _checked_usage(scan.usage, expected)
+    prompt, completion, cached = stream_usage(scan, expected)
     times = scan.content_times
     if not times:
         raise RefusedAnswerError(FailureKind.NO_CONTENT, "no chunk carried any text")
@@ -208,6 +204,16 @@ async def _read_stream(
         content_chunks=len(times),
         text=_text(b"".join(kept)) if expected.keep_text else "",
     )
+
+
+def stream_usage(scan: StreamScan, expected: Expected) -> tuple[int, int, int | None]:
+    """Prompt, completion and cached tokens that a stream states, None where it doesn't say. Raises
+    RefusedAnswerError: it isn't whole, or those aren't what was asked for."""
+    if scan.error is not None:
+        raise RefusedAnswerError(FailureKind.ERROR_EVENT, scan.error)
+    if not scan.done:
+        raise RefusedAnswerError(FailureKind.MISSING_DONE, "the stream ended without [DONE]")
+    return _checked_usage(scan.usage, expected)
 
 
 def _read_object(payload: bytes, start: float, expected: Expected) -> Sample:

@@ -157,7 +157,7 @@ class RequestContext:
         level = logging.DEBUG if route in _PROBES else logging.INFO
         if access.isEnabledFor(level):
             took_ms = (time.perf_counter() - arrived) * 1000
-            facts = (scope["method"], route, status, took_ms, state["request_id"])
+            who = state.get("principal", "-")
             # As `log` would, which also finds out what line this is: half of what it costs.
             access.handle(
                 access.makeRecord(
@@ -166,7 +166,7 @@ class RequestContext:
                     __file__,
                     0,
                     "%s %s %d %.0fms %s %s",
-                    (*facts, state.get("principal", "-")),
+                    (scope["method"], route, status, took_ms, state["request_id"], who),
                     None,
                     extra=state.get("client_ids"),
                 )

@@ -30,8 +30,8 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 _SECRET_NAMES: Final = re.compile(
     r"authorization|api_?key|(?:^|_)token$|secret|password|pepper", re.IGNORECASE
 )
-# Each with what a text must hold, in lower case, for it to match: that is looked for much faster.
 _KEYS: Final = re.compile(r"\b(sk-|hf_)[A-Za-z0-9_\-]{8,}")
+# Each with what a text must hold, in lower case, for it to match: that is looked for much faster.
 _SECRETS: Final = (
     ("bearer", re.compile(r"(?i)(\bbearer\s+)\S{8,}")),
     ("sk-", _KEYS),

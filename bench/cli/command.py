@@ -65,15 +65,16 @@ def check_outputs(args: argparse.Namespace, *names: str) -> None:
     a directory, or may not be; `names` are the options that say where."""
     for name in names:
         file: Path | None = getattr(args, name)
-        if file is not None and not file.absolute().parent.is_dir():
-            raise BenchError(f"--{name} {file}: there is no directory {file.absolute().parent}")
-        if file is not None and file.is_dir():
-            raise BenchError(f"--{name} {file}: that is a directory; give a file in it")
         if file is None:
             continue
+        directory = file.absolute().parent
+        if not directory.is_dir():
+            raise BenchError(f"--{name} {file}: there is no directory {directory}")
+        if file.is_dir():
+            raise BenchError(f"--{name} {file}: that is a directory; give a file in it")
         # A report in JSON replaces what is there (`write_json`), which is the directory's affair.
         in_place = name != "json" and file.exists()
-        if not os.access(file if in_place else file.absolute().parent, os.W_OK):
+        if not os.access(file if in_place else directory, os.W_OK):
             raise BenchError(f"--{name} {file}: can't be written to")
 
 

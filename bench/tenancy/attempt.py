@@ -11,11 +11,13 @@ from typing import Any
 
 import aiohttp
 
-from bench.client import request_headers
+from bench.client import Expected, RefusedAnswerError, request_headers, stream_usage
 from bench.sse import StreamScan
 
 REFUSALS = (429, 503)
 _SHOWN = 200
+# Of what failed, so many are written down: a flood may be ten thousand requests.
+FAULTS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ async def attempt(
     As OpenAI's SDKs do, it says how often it was sent before. `on_hung_up` is told what had come
     when the task is cancelled.
     """
-    scan = StreamScan()
+    scan, expected = StreamScan(), Expected(None, request.completion_tokens, True, timeout_s)
     status, error, advice = 0, None, None
     sent_at = perf_counter()
 
@@ -154,7 +156,7 @@ async def attempt(
             if status == 200:
                 async for received in response.content.iter_any():
                     scan.feed(received, perf_counter())
-                error = _lacking(scan, request.completion_tokens)
+                error = _lacking(scan, expected)
             else:
                 text = await response.text(errors="replace")
                 advice = retry_after(response.headers)
@@ -170,18 +172,13 @@ async def attempt(
     return ended(error)
 
 
-def _lacking(scan: StreamScan, completion_tokens: int) -> str | None:
+def _lacking(scan: StreamScan, expected: Expected) -> str | None:
     """Why a stream is not the answer that was asked for. A single token may have no text."""
-    if scan.error is not None:
-        return scan.error
-    if not scan.done:
-        return "the stream ended without [DONE]"
-    if scan.usage is None:
-        return "the answer states no usage"
-    stated = scan.usage.get("completion_tokens")
-    if stated != completion_tokens:
-        return f"usage says {stated} completion tokens, expected {completion_tokens}"
-    if completion_tokens > 1 and not scan.content_times:
+    try:
+        stream_usage(scan, expected)
+    except RefusedAnswerError as refused:
+        return str(refused)
+    if expected.completion_tokens > 1 and not scan.content_times:
         return "no chunk carried any text"
     return None
 

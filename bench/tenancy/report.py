@@ -8,11 +8,11 @@ from statistics import median
 from typing import Any
 
 from bench.stats import Interval, bootstrap_median, percentile
+from bench.tenancy.attempt import FAULTS_SHOWN
 from bench.tenancy.chart import Line, Panel, distribution, to_svg
 from bench.tenancy.phases import Capacity, Quiet, Shared
 
 _TITLE = "Tenants beside each other"
-_SHOWN_FAULTS = 20
 
 
 @dataclass(slots=True)
@@ -224,7 +224,7 @@ def fairness_record(found: Fairness) -> dict[str, Any]:
             for server in found.servers
         },
         "failed": len(found.faults),
-        "faults": found.faults[:_SHOWN_FAULTS],
+        "faults": found.faults[:FAULTS_SHOWN],
         "rounds": [_round_record(one) for one in found.rounds],
     }
 
@@ -235,7 +235,7 @@ def _round_record(one: Round) -> dict[str, Any]:
     for phase in ("alone", "flooded", "shared", "single"):
         if record[phase] is not None:
             faults = record[phase]["faults"]
-            record[phase] |= {"failed": len(faults), "faults": faults[:_SHOWN_FAULTS]}
+            record[phase] |= {"failed": len(faults), "faults": faults[:FAULTS_SHOWN]}
     return record
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.stats import percentile
+from bench.tenancy.attempt import FAULTS_SHOWN
 from bench.tenancy.chart import Line, Panel, to_svg
 from bench.tenancy.storm import Point, Storm
 
@@ -51,7 +52,7 @@ def _record(one: Storm) -> dict[str, Any]:
     for name in ("ttft_s", "reject_s", "advice_s", "client_lag_s"):
         values = sorted(record.pop(name))
         record[name] = {f"p{p}": percentile(values, p) for p in _SHARES} if values else None
-    record["faults"] = one.faults[:20]
+    record["faults"] = one.faults[:FAULTS_SHOWN]
     record["failed"] = len(one.faults)
     record["first_retry_share"] = one.first_retry_share
     record["possible_share"] = one.possible_share

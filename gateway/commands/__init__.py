@@ -33,13 +33,6 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-def fail_of(error: ConfigError) -> NoReturn:
-    """End with what is wrong with the configuration, or only can't be reached now."""
-    from gateway.config import UnreachableError
-
-    fail(str(error), Exit.FAILED if isinstance(error, UnreachableError) else Exit.INVALID)
-
-
 ConfigOption = Annotated[
     str | None,
     typer.Option(
@@ -97,6 +90,13 @@ def fail(message: str, code: Exit = Exit.FAILED, **more: Any) -> NoReturn:
     if _in_json.get():
         typer.echo(json.dumps({**more, "error": message}))
     raise typer.Exit(code)
+
+
+def fail_of(error: ConfigError) -> NoReturn:
+    """End with what is wrong with the configuration, or only can't be reached now."""
+    from gateway.config import UnreachableError
+
+    fail(str(error), Exit.FAILED if isinstance(error, UnreachableError) else Exit.INVALID)
 
 
 def shipped_configs() -> Path | None:

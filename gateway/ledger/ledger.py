@@ -233,7 +233,7 @@ def journal_home(config: LedgerConfig, database: Database) -> Path | None:
     if database.in_memory:
         return None
     if config.journal is not None:
-        return Path(config.journal).expanduser()
+        return Path(config.journal)
     if database.path is not None:
         return Path(f"{database.path}.ledger")
     which = hashlib.sha256(database.location.encode()).hexdigest()[:16]
